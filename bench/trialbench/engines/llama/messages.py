@@ -135,16 +135,22 @@ class StreamedReply:
         # When a whole document had come outside of any event; what came then, and how often that was looked at.
         self._answered_s: float | None = None
         self._outside, self._tries = "", 0
-        # Choices other than 0, and when they came, as long as 0 has not come.
+        # Choices other than 0, and when they came, as long as 0 has not come; whether each of them goes on, and when the
+        # last of them came where none does.
         self._others: list[tuple[float, str, dict[str, Any]]] = []
+        self._goes_on: dict[int, bool] = {}
+        self._others_s: float | None = None
 
     @property
     def until_s(self) -> float:
         """How long the rest is waited for, as CLOCK_MONOTONIC seconds: without limit while the reply is not whole.
 
-        Nor where text followed a finish reason: some servers put one into every chunk.
+        Nor where text followed a finish reason: some servers put one into every chunk. Where all choices that came have
+        ended and 0 is not among them, it may still begin.
         """
         whole_s = self._answered_s if self.whole_s is None or self._went_on else self.whole_s
+        if whole_s is None and self._others_s is not None:
+            return self._others_s + QUIET_S
         return float("inf") if whole_s is None else whole_s + REST_S
 
     def feed(self, data: bytes, at_s: float) -> list[Piece]:
@@ -221,9 +227,11 @@ class StreamedReply:
             return False
         if self.choice is None and index != 0:
             self._others.append((self._at_s, place, choice))
+            self._goes_on[index] = self._goes_on.get(index, True) and not choice.get("finish_reason")
+            self._others_s = None if any(self._goes_on.values()) else self._at_s
             return True
         if self.choice is None:
-            self.choice = 0
+            self.choice, self._others_s = 0, None
             self._others.clear()
         return index != self.choice
 
