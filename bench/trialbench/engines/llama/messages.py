@@ -31,6 +31,13 @@ _SHAPE_ERRORS = (LookupError, TypeError, AttributeError, ValueError, RecursionEr
 # Larger numbers are ignored, `Infinity`, `NaN` and 1e999 among them.
 _MAX_NUMBER = 1e12
 _DETAIL = 300
+# Where the usage counts the tokens from a cache: (object in the usage or None, name).
+_CACHED = (
+    ("prompt_tokens_details", "cached_tokens"),
+    ("input_tokens_details", "cached_tokens"),
+    (None, "cached_tokens"),
+    (None, "prompt_cache_hit_tokens"),
+)
 # What compressed bodies begin with, and what others do; words of Content-Encoding that name no compression.
 _PACKED = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"))
 _PLAIN = (b"{", b"[", b"data", b"even", b"id:", b"retr", b":")
@@ -135,8 +142,8 @@ class StreamedReply:
         # When a whole document had come outside of any event; what came then, and how often that was looked at.
         self._answered_s: float | None = None
         self._outside, self._tries = "", 0
-        # Choices other than 0, and when they came, as long as 0 has not come; whether each of them goes on, and when the
-        # last of them came where none does.
+        # Choices other than 0, and when they came, as long as 0 has not come; whether each of them goes on, and when
+        # the last of them came where none does.
         self._others: list[tuple[float, str, dict[str, Any]]] = []
         self._goes_on: dict[int, bool] = {}
         self._others_s: float | None = None
@@ -745,16 +752,27 @@ def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _usage(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The usage of `document`; Kimi's servers put that of a stream into its last choice."""
+    choices = document.get("choices")
+    places = (document, *(choices if isinstance(choices, list) else ()))
+    return next((found for one in places if (found := _mapping(_mapping(one).get("usage")))), {})
+
+
+def _cached(usage: Mapping[str, Any]) -> object:
+    places = (usage if group is None else _mapping(usage.get(group)) for group, _ in _CACHED)
+    return next((inside[name] for inside, (_, name) in zip(places, _CACHED, strict=True) if name in inside), None)
+
+
 def _counts(document: Mapping[str, Any]) -> dict[str, float]:
-    usage, timings = _mapping(document.get("usage")), _mapping(document.get("timings"))
-    details = _mapping(usage.get("prompt_tokens_details"))
+    usage, timings = _usage(document), _mapping(document.get("timings"))
     found = {
         "prompt_tokens": count(usage.get("prompt_tokens")),
         "completion_tokens": count(usage.get("completion_tokens")),
         "thinking_tokens": count(thinking.tokens(usage)),
         "prompt_n": count(timings.get("prompt_n")),
-        # Without timings, OpenAI's own field reports the cache.
-        "cached_tokens": count(timings.get("cache_n", details.get("cached_tokens"))),
+        # Without timings, the usage reports the cache.
+        "cached_tokens": count(timings.get("cache_n", _cached(usage))),
         "prompt_ms": _number(timings.get("prompt_ms")),
         "predicted_ms": _number(timings.get("predicted_ms")),
     }
