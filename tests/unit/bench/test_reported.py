@@ -297,6 +297,8 @@ def http(head: str, body: bytes = b"") -> bytes:
 OK = "HTTP/1.1 200 OK\nContent-Type: application/json"
 WORDS = json.dumps(completion()).encode()
 DIED = {"error": {"message": "engine died", "type": "server_error", "code": 500}}
+MINIMAX = {"choices": None, "usage": {"total_tokens": 0},
+           "base_resp": {"status_code": 1004, "status_msg": "engine died"}}  # fmt: skip
 PCM = tone()
 FLOATS = struct.pack(f"<{RATE}f", *(0.3 * math.sin(at / 17) for at in range(RATE)))
 
@@ -496,6 +498,17 @@ CASES: tuple[Case, ...] = (
     Case("error", "a document, beside choices", document, {**completion(), "error": {"message": "half"}},
          "server_error",
          "half"),
+    *(Case("error", f"in a list, {name}", check, given, "server_error", "engine died") for name, check, given in (
+        ("a document", document, json.dumps([DIED]).encode()), ("an event", stream, data(json.dumps([DIED]))),
+        ("a document for a stream", answer, http(OK, json.dumps([DIED]).encode())),
+        ("a document for a stream, open", held, json.dumps([DIED], indent=1).encode()))),
+    Case("error", "within a message", document, completion("", **DIED), "server_error", "engine died"),
+    Case("error", "within a delta", stream, data({"choices": [{"delta": DIED}]}, "[DONE]"), "server_error",
+         "engine died"),
+    *(Case("error", f"MiniMax's, {check.__name__}", check, given, "server_error", "engine died")
+      for check, given in ((document, MINIMAX), (stream, data(MINIMAX)))),
+    Case("error", "MiniMax's, none", document,
+         {**completion(), "base_resp": {"status_code": 0, "status_msg": "success"}}, "valid", "left large"),
     Case("error", "a document, within a choice", document,
          {"choices": [{"error": {"message": "upstream failed"}, "message": {"content": ""}}]}, "server_error",
          "upstream"),

@@ -46,13 +46,15 @@ _MAX_DEPTH = 8
 # Where an error has its message, in this order; names without regard to case and `_`.
 _MESSAGE_KEYS = (
     "message", "msg", "detail", "errormessage", "errormsg", "errordescription", "error", "errors", "err", "description",
-    "reason",
+    "reason", "statusmsg",
 )  # fmt: skip
 # In a document without choices: fields whose word ends in "error" in an error, fields that only an error has, and
 # fields that hold the message of an error, or of something else.
 _NAMES_ERROR = ("object", "type", "status", "code")
 _IS_ERROR = ("errormessage", "errormsg", "errors", "err")
 _SAYS_ERROR = ("message", "msg", "detail")
+# MiniMax's place for an error: {"status_code": 1004, "status_msg": "..."}, beside choices that are null.
+_STATUS = "baseresp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +318,7 @@ class StreamedReply:
             return None
         known = name in ("", "message")
         try:
-            document = json.loads(data)
+            document = _unlisted(json.loads(data))
         except JSON_ERRORS as error:
             if name.endswith("error"):
                 self._broken("server_error", data[:_DETAIL])
@@ -349,9 +351,9 @@ class StreamedReply:
         self._outside, self._answered_s = outside, None
         if not self.answered and is_page(outside):
             self._answered_s = self._at_s + (0.0 if page_is_whole(outside) else QUIET_S - REST_S)
-        if outside.endswith("}") and self._tries < _MAX_TRIES:
+        if outside.endswith(("}", "]")) and self._tries < _MAX_TRIES:
             self._tries += 1
-            found = [one for text in _documents(outside) if isinstance(one := _loads(text), dict)]
+            found = _documents(outside)
             if any(error_in(one, whole=True) is not None or ("choices" in one and not self.answered) for one in found):
                 self._answered_s = self._at_s
 
@@ -361,7 +363,7 @@ class StreamedReply:
     def _no_stream(self, kind: str, *, closed: bool) -> Fault | None:
         """What an answer is that has no whole reply: an error outside of any event, or no stream at all."""
         stray = self._events.stray.strip()
-        documents = [found for text in _documents(stray) if isinstance(found := _loads(text), dict)]
+        documents = _documents(stray)
         for document in documents:
             fault = error_in(document, whole=True)
             if fault is not None:
@@ -460,7 +462,7 @@ def read_document(body: bytes) -> Message:
     """A complete chat completion. What is not one has a `fault`, and the fields that were found before it."""
     message = Message()
     try:
-        document = json.loads(body)
+        document = _unlisted(json.loads(body))
     except JSON_ERRORS as error:
         message.fault = _not_json(body, error)
         return message
@@ -579,11 +581,15 @@ def error_in(document: Mapping[str, Any], *, whole: bool) -> Fault | None:
     choices = document.get("choices")
     plain = _plain(document) if choices is None else document
     said = plain.get("error")
+    if not said and _mapping(plain.get(_STATUS)).get("status_code"):
+        said = plain[_STATUS]
     if said:
         return _fault_of(said, beside=document)
     for choice in choices if isinstance(choices, list) else ():
-        if isinstance(choice, dict) and choice.get("error"):
-            return _fault_of(choice["error"])
+        if isinstance(choice, dict):
+            for place in (choice, choice.get("delta"), choice.get("message")):
+                if isinstance(place, dict) and place.get("error"):
+                    return _fault_of(place["error"])
     if choices is not None:
         return None
     named = any(isinstance(word := plain.get(name), str) and word.lower().endswith("error") for name in _NAMES_ERROR)
@@ -689,11 +695,18 @@ def page_is_whole(text: str) -> bool:
     return text[-_PAGE_HEAD:].rstrip().lower().endswith("</html>")
 
 
-def _documents(text: str) -> list[str]:
-    """What in `text` may be a document: all of it, each line, and what begins with a line and goes on to the end."""
+def _documents(text: str) -> list[dict[str, Any]]:
+    """The documents in `text`: all of it, each line, and what begins with a line and goes on to the end."""
     lines = text.split("\n")
     begins = [at for at, line in enumerate(lines) if line.startswith("{")][:_MAX_DEPTH]
-    return [text, *lines, *("\n".join(lines[at:]) for at in begins if at)]
+    texts = [text, *lines, *("\n".join(lines[at:]) for at in begins if at)]
+    return [found for one in texts if isinstance(found := _unlisted(_loads(one)), dict)]
+
+
+def _unlisted(document: object) -> object:
+    """`document`, or the error in it: Gemini's servers put each of theirs into a list."""
+    first = document[0] if isinstance(document, list) and document else None
+    return first if isinstance(first, dict) and error_in(first, whole=True) is not None else document
 
 
 def _loads(raw: str | bytes) -> object:
