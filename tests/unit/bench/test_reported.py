@@ -572,6 +572,10 @@ CASES: tuple[Case, ...] = (
     Case("tools", "a call in a stream", stream,
          data(ROLE, {"choices": [{"delta": {"tool_calls": [{"index": 0, "function": {"name": "go"}}]}}]},
               chunk(finish="tool_calls"), "[DONE]"), "tool_calls", "a call of go"),
+    *(Case("tools", name, document, completion(None, "tool_calls", tool_calls=calls), "tool_calls", "a call of go")
+      for name, calls in (("a call that is not in a list", {"function": {"name": "go"}}),
+                          ("a call of a tool without a schema", [{"type": "custom", "custom": {"name": "go"}}]))),
+    Case("tools", "null in a list", stream, delta(tool_calls=[None]), "valid", "left large"),
     Case("refusal", "a document", document, completion(None, refusal="I can not"), "empty", "I can not"),
     Case("refusal", "a stream", stream, data({"choices": [{"delta": {"refusal": "I can not"}}]}, STOP, "[DONE]"),
          "empty",

@@ -540,9 +540,8 @@ class _Texts:
             raise _ShapeError(f"content: expected a text or a list of parts, found {_kind(content)}")
         self._part(content)
         self.refusal += thinking.text_of(delta.get("refusal"))
-        called = delta.get("tool_calls") or ([delta["function_call"]] if delta.get("function_call") else [])
-        if isinstance(called, list) and called:
-            self._call(called)
+        called = delta.get("tool_calls") or delta.get("function_call") or []
+        self._call(called if isinstance(called, list) else [called])
 
     def _part(self, part: object, depth: int = 0) -> None:
         if isinstance(part, str):
@@ -563,9 +562,11 @@ class _Texts:
                 self.content += thinking.text_of({name: part.get(name) for name in ("text", "content", "value")})
 
     def _call(self, called: list[Any]) -> None:
-        self.calls = self.calls or []
         for one in called:
-            function = one.get("function", one) if isinstance(one, Mapping) else None
+            if not isinstance(one, Mapping):
+                continue
+            self.calls = self.calls or []
+            function = next((one[key] for key in ("function", "custom") if key in one), one)
             if isinstance(function, Mapping):
                 said = next((function[key] for key in ("arguments", "input") if function.get(key) is not None), "")
                 arguments = clean(said) if isinstance(said, str) else json.dumps(said)
