@@ -299,6 +299,8 @@ WORDS = json.dumps(completion()).encode()
 DIED = {"error": {"message": "engine died", "type": "server_error", "code": 500}}
 MINIMAX = {"choices": None, "usage": {"total_tokens": 0},
            "base_resp": {"status_code": 1004, "status_msg": "engine died"}}  # fmt: skip
+LONG_PAGE = (b'<!DOCTYPE html>\n' + b'<!--[if lt IE 7]> <html class="no-js ie6 oldie" lang="en-US"> <![endif]-->\n' * 5
+             + b"<head><style>a > b {}</style><title>example | 502: Bad gateway</title></head>")  # fmt: skip
 PCM = tone()
 FLOATS = struct.pack(f"<{RATE}f", *(0.3 * math.sin(at / 17) for at in range(RATE)))
 
@@ -593,6 +595,14 @@ CASES: tuple[Case, ...] = (
          "redirects to http://127.0.0.1:9/v1;"),
     *(Case("HTTP", str(status), raw_document, http(f"HTTP/1.1 {status} X", b'{"error": {"message": "why"}}'),
            f"http_{status}", "why") for status in (401, 404, 429, 503)),
+    Case("HTTP: words", "a page that begins with much else", raw_document, http("HTTP/1.1 502 X", LONG_PAGE),
+         "http_502", "example | 502: Bad gateway"),
+    Case("HTTP: words", "UTF-16", raw_document, http("HTTP/1.1 500 X", json.dumps(DIED).encode("utf-16")), "http_500",
+         "engine died"),
+    Case("HTTP: words", "when to come back", answer, http("HTTP/1.1 429 X\nRetry-After: 30", json.dumps(DIED).encode()),
+         "http_429", "engine died; Retry-After: 30"),
+    Case("HTTP: words", "in a header alone", raw_document,
+         http('HTTP/1.1 401 X\nWWW-Authenticate: Bearer error="invalid_token"'), "http_401", "invalid_token"),
     Case("HTTP", "a field that is refused", raw_document,
          http("HTTP/1.1 400 X", b'{"error": {"message": "Unsupported parameter: \'max_tokens\'"}}'), "http_400",
          "'max_tokens'"),

@@ -7,7 +7,9 @@ own client read it: unknown events and fields are skipped, and an error that the
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -25,6 +27,7 @@ QUIET_S = 2.0
 _MAX_TRIES = 64
 # Blanks and marks before a page, or behind it, are expected within so many characters.
 _PAGE_HEAD = 200
+_NO_WORDS = re.compile(r"(?is)<!--.*?(?:-->|\Z)|<(script|style)\b.*?(?:</\1\s*>|\Z)|<[^>]*(?:>|\Z)")
 # Errors of `json.loads`, and errors of reading a document with the wrong shape.
 JSON_ERRORS = (ValueError, RecursionError)
 _SHAPE_ERRORS = (LookupError, TypeError, AttributeError, ValueError, RecursionError)
@@ -626,9 +629,13 @@ def explain(status: int, headers: Mapping[str, str], body: bytes) -> str:
         said = packed
     else:
         raw = body.decode("utf-8", "replace").strip()
-        document = _loads(raw)
+        document = _loads(body) or _loads(raw)
         said = clean(error_text(document) if isinstance(document, dict | list) else "") or raw
-    said = said[:_DETAIL]
+        if len(said) > _DETAIL and is_page(said):
+            said = _words_of(said) or said
+    said = (said or headers.get("www-authenticate", ""))[:_DETAIL]
+    if later := headers.get("retry-after"):
+        said = f"{said or 'no text'}; Retry-After: {later[:40]}"
     if 300 <= status < 400 and (target := headers.get("location")):
         moved = f"redirects to {_public(target)}; redirects are not followed: give the server's own URL"
         return f"{moved}; {said}" if said else moved
@@ -694,6 +701,11 @@ def is_page(text: str) -> bool:
 def page_is_whole(text: str) -> bool:
     """Whether such a page is at its end."""
     return text[-_PAGE_HEAD:].rstrip().lower().endswith("</html>")
+
+
+def _words_of(page: str) -> str:
+    """What a page shows to people, its title first: some begin with more of other things than fits into a message."""
+    return " ".join(html.unescape(_NO_WORDS.sub(" ", page)).split())
 
 
 def _documents(text: str) -> list[dict[str, Any]]:

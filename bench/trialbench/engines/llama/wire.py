@@ -314,10 +314,8 @@ class Connection:
             # httpx also parses headers that are not used here, such as the target of a redirect.
             raise WireError("unusable", f"{type(error).__name__}: {error}") from error
 
-    def fetch(
-        self, method: str, path: str, body: bytes | None = None, *, timeout_s: float, limit: int
-    ) -> tuple[int, bytes]:
-        """Status and body of a reply that is complete within `timeout_s` and has at most `limit` bytes.
+    def fetch(self, method: str, path: str, body: bytes | None = None, *, timeout_s: float, limit: int) -> Answer:
+        """An answer that is complete within `timeout_s` and has at most `limit` bytes.
 
         Raises:
             WireError: there is none.
@@ -334,7 +332,7 @@ class Connection:
             if answer.status in (None, 200) and not whole(bytes(answer.body)):
                 raise
         assert answer.status is not None, "nothing was raised"
-        return answer.status, bytes(answer.body)
+        return answer
 
     def close(self) -> None:
         """Close the connection."""
@@ -382,7 +380,7 @@ class Answer:
 
 def fetch(
     url: str, method: str, path: str, body: Any = None, *, timeout_s: float, limit: int, api_key: str | None = None
-) -> tuple[int, bytes]:
+) -> Answer:
     """Like `Connection.fetch`, over a new connection; `body` is sent as JSON."""
     headers = None if body is None else {"Content-Type": "application/json"}
     raw = None if body is None else json.dumps(body).encode()
