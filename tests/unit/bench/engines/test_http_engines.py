@@ -601,6 +601,24 @@ def test_an_openai_endpoint(scripted: Scripted) -> None:
 
 
 @pytest.mark.parametrize(
+    ("act", "names"),
+    [
+        (404, []), (405, []), (501, []), ({"data": None}, []), ([{"id": "m"}], ["m"]),
+        ({"models": [{"name": "m"}]}, ["m"]), ({"data": ["m", {"id": None}, 3]}, ["m"]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_lists_of_models(scripted: Scripted, act: Any, names: list[str]) -> None:
+    """A server that has none answers all the same."""
+    scripted.acts["/v1/models"] = act
+    engine = OpenAICompatible(EndpointOptions(scripted.url))
+    assert engine.healthy() is None
+    assert engine.probe().facts["models"] == names
+    scripted.acts["/health"] = 404
+    assert LlamaServer(EndpointOptions(scripted.url)).healthy() is not None
+
+
+@pytest.mark.parametrize(
     ("act", "name", "words"),
     [
         (
