@@ -427,7 +427,7 @@ def test_a_name_that_is_no_plain_one_is_refused(monkeypatch: pytest.MonkeyPatch,
         (("m.gguf", "5", None), "expected a size"),
         (("m.gguf", None, None), "expected a size"),
         (("m.gguf", 5, "../x"), "expected 64 hexadecimal digits"),
-        (("m.gguf", 5, "A" * 64), "expected 64 hexadecimal digits"),
+        (("m.gguf", 5, "A" * 65), "expected 64 hexadecimal digits"),
         (("m.gguf", 5, 7), "expected 64 hexadecimal digits"),
     ],
 )
@@ -435,6 +435,13 @@ def test_a_listing_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, file
     listing(monkeypatch, file)
     with pytest.raises(ServerError, match=words):
         hub_room.list_files(REPO, "main", ["*"])
+
+
+@pytest.mark.parametrize("form", ["{}", '"{}"', 'W/"{}"', " {} ", '" {} "'])
+def test_the_spelling_of_a_hash_changes_nothing(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    listing(monkeypatch, ("m.gguf", 5, form.format("AB" * 32)), sha=form.format("CD" * 20))
+    commit, [file] = hub_room.list_files(REPO, "main", ["*"])
+    assert (commit, file.sha256) == ("cd" * 20, "ab" * 32)
 
 
 def test_a_file_that_is_listed_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
