@@ -137,6 +137,9 @@ def plain_errors(repo: str, revision: str) -> Iterator[None]:
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
             raise  # a full or read-only disk is not the hub's fault
+        if getattr(getattr(error, "response", None), "status_code", None) == 401:
+            todo = "set HF_TOKEN" if token() is None else "it does not accept HF_TOKEN"
+            raise ServerError(f"{repo}: the hub asks for a login: {todo}: {redact(str(error))}") from _redacted(error)
         raise ServerError(f"{repo}: the hub cannot be read: {redact(str(error))}") from _redacted(error)
     except (httpx.InvalidURL, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         # The library does not check what an answer contains.

@@ -701,6 +701,30 @@ def test_pins_need_a_folder_and_leave_no_half_file(hub: Any, tmp_path: Path) -> 
     assert not (tmp_path / "pins.yml").exists()
 
 
+@pytest.mark.parametrize(
+    ("token", "words"), [("hf_wr0ngwr0ngwr0ng", "it does not accept HF_TOKEN"), ("", "set HF_TOKEN")]
+)
+def test_a_token_that_is_not_accepted_is_named(
+    hub: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    token: str,
+    words: str,
+) -> None:
+    """The hub calls it the credentials, and does not say whose."""
+
+    def refuses(request: Any) -> None:
+        request._error(401, "", "Invalid credentials in Authorization header")
+
+    monkeypatch.setattr(STAND_IN._Handler, "_answer", refuses)
+    monkeypatch.setenv("HF_TOKEN", token)
+    assert main(["pin", "--repo", REPO, "--include", "*", "--out", str(tmp_path / "pins.yml")]) == 4
+    shown = capsys.readouterr().err
+    assert words in shown
+    assert "Invalid credentials" in shown
+
+
 def test_command_line_of_fetch(hub: Any, dest: Path) -> None:
     arguments = ["fetch", "--repo", REPO, "--revision", hub.commit(REPO), "--dest", str(dest), "--include", "mmproj*"]
     # In capitals, as some programs print it.
