@@ -558,6 +558,7 @@ CASES: tuple[Case, ...] = (
     Case("counts", "from the cache", document, counted(prompt_tokens_details={"cached_tokens": 4}), "valid", "cached"),
     *(Case("counts", f"from the cache, {name}", document, counted(**usage), "valid", "cached") for name, usage in (
         ("Kimi", {"cached_tokens": 4}), ("DeepSeek", {"prompt_cache_hit_tokens": 4}),
+        ("null and DeepSeek", {"prompt_tokens_details": {"cached_tokens": None}, "prompt_cache_hit_tokens": 4}),
         ("input_tokens_details", {"input_tokens_details": {"cached_tokens": 4}}))),
     Case("counts", "from the cache, null", document, counted(prompt_tokens_details=None), "valid", "left large"),
     Case("counts", "from the cache, a list", document, counted(prompt_tokens_details=[1]), "valid", "left large"),

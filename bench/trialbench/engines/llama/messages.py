@@ -786,8 +786,8 @@ def _usage(document: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _cached(usage: Mapping[str, Any]) -> object:
-    places = (usage if group is None else _mapping(usage.get(group)) for group, _ in _CACHED)
-    return next((inside[name] for inside, (_, name) in zip(places, _CACHED, strict=True) if name in inside), None)
+    found = ((usage if group is None else _mapping(usage.get(group))).get(name) for group, name in _CACHED)
+    return next((one for one in found if one is not None), None)
 
 
 def _counts(document: Mapping[str, Any]) -> dict[str, float]:
