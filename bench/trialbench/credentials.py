@@ -30,6 +30,9 @@ _MASK = "***"
 # How many characters of a secret in a row are masked anywhere: a truncated message must not show half of it. What is
 # shorter is masked as a whole word.
 _HEAD = 8
+# How many characters of a part are looked at first, and how far apart: any `_HEAD` in a row hold such a place.
+_GRAM = 4
+_STEP = _HEAD - _GRAM + 1
 # A secret that a terminal, a mail or a list has broken goes on within so many characters.
 _GAP = 64
 _SHORTEST = 4
@@ -100,9 +103,9 @@ def redact(text: str) -> str:
     spans: list[tuple[int, int]] = []
     for plain, begins, ends in _views(text) if forms.known else ():
         spans += [(begins[begin], ends[end - 1]) for begin, end in forms.found(plain)]
-        close = [at for run in _runs(plain) for at in run]
-        pieces = _pieces("".join(plain[at] for at in close), forms.close)
-        spans += [(begins[close[begin]], ends[close[end - 1]]) for begin, end in pieces]
+        if pieces := list(_pieces(_BETWEEN.sub("", plain), forms.close)):
+            close = [at for run in _runs(plain) for at in run]
+            spans += [(begins[close[begin]], ends[close[end - 1]]) for begin, end in pieces]
     for begin, end in sorted(spans):
         if begin >= shown:
             parts += [text[shown:begin], _MASK]
@@ -117,12 +120,13 @@ def _views(text: str) -> Iterator[_View]:
     """`text`, and what it says once its escapes are read; where each character begins and ends in `text`."""
     yield text, range(len(text)), range(1, len(text) + 1)
     for escaped, times in ((_ESCAPED, 1), (_ESCAPED_ONCE, _MAX_TIMES), (_PAIRS, 1), (_NUMBERS, 1)):
-        plain, begins, ends = text, list(range(len(text))), list(range(1, len(text) + 1))
-        for _ in range(times):
+        plain, begins, ends = text, [*range(len(text))], [*range(1, len(text) + 1)]
+        for time in range(times):
             if not escaped.search(plain):
                 break
-            plain, places = _unescaped(plain, escaped)
-            begins, ends = [begins[begin] for begin, _ in places], [ends[end - 1] for _, end in places]
+            plain, firsts, lasts = _unescaped(plain, escaped)
+            begins = [begins[at] for at in firsts] if time else firsts
+            ends = [ends[at - 1] for at in lasts] if time else lasts
             yield plain, begins, ends
 
 
@@ -135,26 +139,30 @@ def _runs(text: str) -> Iterator[range]:
     yield range(at, len(text))
 
 
-def _unescaped(text: str, escaped: re.Pattern[str]) -> tuple[str, list[tuple[int, int]]]:
+def _unescaped(text: str, escaped: re.Pattern[str]) -> tuple[str, list[int], list[int]]:
     """`text` without escapes, and where each of its characters begins and ends in `text`."""
     plain: list[str] = []
-    places: list[tuple[int, int]] = []
+    begins: list[int] = []
+    ends: list[int] = []
+    inner = "hex" if "hex" in escaped.groupindex else "number"
     at = 0
     for found in escaped.finditer(text):
-        groups = found.groupdict()
-        # What sets bytes apart is not a part of them.
-        code = groups.pop("code", None)
-        plain += [text[at : found.start()], _decoded(groups)]
-        places += [(one, one + 1) for one in range(at, found.start())]
-        places.append((found.start(), found.start() + len(code or found[0])))
+        begin, end = found.span()
+        kind = found.lastgroup or ""
+        if kind == "code":
+            # What sets bytes apart is not a part of them.
+            kind, end = inner, found.end("code")
+        plain += [text[at:begin], _decoded(kind, found[kind])]
+        begins += [*range(at, begin), begin]
+        ends += [*range(at + 1, begin + 1), end]
         at = found.end()
-    places += [(one, one + 1) for one in range(at, len(text))]
-    return "".join([*plain, text[at:]]), places
+    begins += range(at, len(text))
+    ends += range(at + 1, len(text) + 1)
+    return "".join([*plain, text[at:]]), begins, ends
 
 
-def _decoded(groups: dict[str, str | None]) -> str:
+def _decoded(kind: str, code: str) -> str:
     """The character that an escape stands for."""
-    [(kind, code)] = [(name, one) for name, one in groups.items() if one is not None]
     if kind in ("sign", "name"):
         return _SIGNS.get(code, code)
     return chr(int(code, {"octal": 8, "number": 10}.get(kind, 16)))
@@ -195,21 +203,27 @@ def _words() -> frozenset[str]:
     return frozenset(one for one in {*values, *_remembered} if one and not _is_secret(one))
 
 
+class _Parts(NamedTuple):
+    """Any `_HEAD` characters of secrets that are no word, where in which form they stand, and any `_GRAM` of those."""
+
+    places: Mapping[str, tuple[str, int]]
+    grams: frozenset[str]
+
+
 class _Forms(NamedTuple):
     """How secrets may stand in a text."""
 
     known: bool
-    # Those too short to be cut.
-    short: re.Pattern[str]
+    # Those too short to be cut; None: there is none.
+    short: re.Pattern[str] | None
     whole: frozenset[str]
-    # Any `_HEAD` characters that are no word, and where in which form they stand; `close` is the same of letters and
-    # digits alone.
-    parts: Mapping[str, tuple[str, int]]
-    close: Mapping[str, tuple[str, int]]
+    parts: _Parts
+    # Of letters and digits alone.
+    close: _Parts
 
     def found(self, text: str) -> Iterator[tuple[int, int]]:
         """Where any of them stands in `text`, or a part of it."""
-        for one in self.short.finditer(text):
+        for one in self.short.finditer(text) if self.short is not None else ():
             yield one.span("named" if one["named"] else 0)
         for form in self.whole:
             yield from _beginnings(text, form)
@@ -220,20 +234,26 @@ class _Forms(NamedTuple):
 def _forms(secrets: frozenset[str], words: frozenset[str]) -> _Forms:
     forms = {form for secret in secrets for form in (secret, *_written(secret)) if len(form) >= _SHORTEST}
     codes = {form for secret in secrets for form in _encoded(secret.encode("utf-8", "surrogateescape"))}
-    short = [
-        rf"(?<![\w-])(?:{_any(one for one in forms if len(one) < _HEAD)})(?![\w-])",
-        _any(one for one in codes if _CODE <= len(one) < _HEAD),
+    short, short_codes = {one for one in forms if len(one) < _HEAD}, {one for one in codes if _CODE <= len(one) < _HEAD}
+    patterns = [
+        rf"(?<![\w-])(?:{_any(short)})(?![\w-])",
+        _any(short_codes),
         rf"(?i:bearer|token|key)\W{{1,3}}(?P<named>{_any(words)})(?![\w-])",
     ]
     whole = frozenset(one for one in forms | codes if len(one) >= _HEAD)
     close = _parts(_BETWEEN.sub("", one) for one in whole if len(one) <= _MAX_CLOSE)
     return _Forms(
         bool(secrets or words),
-        re.compile("|".join(short)),
+        re.compile("|".join(patterns)) if short or short_codes or words else None,
         whole,
-        _parts(whole),
-        {part: place for part, place in close.items() if not part.isdigit()},
+        _parts_of(_parts(whole)),
+        _parts_of({part: place for part, place in close.items() if not part.isdigit()}),
     )
+
+
+def _parts_of(places: Mapping[str, tuple[str, int]]) -> _Parts:
+    grams = (part[at : at + _GRAM] for part in places for at in range(_HEAD - _GRAM + 1))
+    return _Parts(places, frozenset(grams))
 
 
 def _any(texts: Iterable[str]) -> str:
@@ -283,17 +303,24 @@ def _beginnings(text: str, form: str) -> Iterator[tuple[int, int]]:
         begin = text.find(form[:_HEAD], begin + 1)
 
 
-def _pieces(text: str, parts: Mapping[str, tuple[str, int]]) -> Iterator[tuple[int, int]]:
-    """Where any of `parts` stands in `text`, and as much of its form as goes on before and behind it."""
-    at, last = 0, len(text) - _HEAD if parts else -1
-    while at <= last:
-        if (place := parts.get(text[at : at + _HEAD])) is None:
-            at += 1
-            continue
-        form, inside = place
-        end = at + _same(text, form[inside:], at, _HEAD)
-        yield at - _same(text[max(0, at - inside) : at][::-1], form[:inside][::-1], 0, 0), end
-        at = end - _HEAD + 1
+def _pieces(text: str, parts: _Parts) -> Iterator[tuple[int, int]]:
+    """Where any of `parts` stands in `text`, and as much of its form as goes on before and behind it.
+
+    Each part has `_GRAM` characters that begin at a multiple of `_STEP`: only around those that a part may have is
+    looked for parts.
+    """
+    at = 0
+    grams = parts.grams
+    for near in [one for one in range(0, len(text), _STEP) if text[one : one + _GRAM] in grams] if grams else ():
+        at = max(at, near - _STEP + 1)
+        while at <= near:
+            if (place := parts.places.get(text[at : at + _HEAD])) is None:
+                at += 1
+                continue
+            form, inside = place
+            end = at + _same(text, form[inside:], at, _HEAD)
+            yield at - _same(text[max(0, at - inside) : at][::-1], form[:inside][::-1], 0, 0), end
+            at = end - _HEAD + 1
 
 
 def _same(text: str, form: str, begin: int, known: int) -> int:

@@ -61,6 +61,8 @@ class OpenAICompatible:
 
     # Answered only by a server that is up.
     _page = "/v1/models"
+    # ... and these statuses are an answer: not every server has that page.
+    _missing = frozenset({404, 405, 501})
 
     def __init__(self, options: EndpointOptions) -> None:
         self.options = options
@@ -71,20 +73,21 @@ class OpenAICompatible:
         self._server = Server(_checked(options.url, options.allowed_hosts), options.api_key)
 
     def probe(self, *, hashes: bool = True) -> Probe:  # noqa: ARG002 - the contract has it; there are no files here
-        """Whether it lists its models."""
+        """Whether it lists its models, or has no such list."""
+        models = None
         try:
             models = self._server.call("GET", "/v1/models", timeout_s=_HEALTH_S * 5)
         except CallError as error:
-            return Probe(False, self.label, error.failure, capabilities=self.capabilities)
-        names = [text(one.get("id")) or "" for one in _list(models, "data") if isinstance(one, Mapping)]
-        return Probe(True, self.label, capabilities=self.capabilities, facts={"models": names[:20]})
+            if error.failure.status not in self._missing:
+                return Probe(False, self.label, error.failure, capabilities=self.capabilities)
+        return Probe(True, self.label, capabilities=self.capabilities, facts={"models": _models(models)[:20]})
 
     def healthy(self) -> Failure | None:
         """Whether its page answers within a second."""
         try:
             self._server.call("GET", self._page, timeout_s=_HEALTH_S)
         except CallError as error:
-            return error.failure
+            return None if error.failure.status in self._missing else error.failure
         return None
 
     def start(self, request: Request) -> Generation:
@@ -134,6 +137,7 @@ class LlamaServer(OpenAICompatible):
     """
 
     _page = "/health"
+    _missing = frozenset()
 
     def __init__(self, options: EndpointOptions, *, gguf: Path | None = None) -> None:
         super().__init__(options)
@@ -311,6 +315,14 @@ def _why_no_slots(error: SlotsError) -> FailureClass:
     if error.status is None:
         return CONNECTION
     return BAD_REPLY if error.status == 200 else by_status(error.status, "").failure_class
+
+
+def _models(document: object) -> list[str]:
+    """The names in a list of models: OpenAI's form, Ollama's, or the list alone."""
+    entries = document if isinstance(document, list) else _list(document, "data") or _list(document, "models")
+    said = (next((one[key] for key in ("id", "name") if one.get(key)), None) if isinstance(one, Mapping) else one
+            for one in entries)  # fmt: skip
+    return [name for one in said if (name := text(one))]
 
 
 def _list(document: object, name: str) -> list[Any]:

@@ -137,6 +137,9 @@ def plain_errors(repo: str, revision: str) -> Iterator[None]:
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
             raise  # a full or read-only disk is not the hub's fault
+        if getattr(getattr(error, "response", None), "status_code", None) == 401:
+            todo = "set HF_TOKEN" if token() is None else "it does not accept HF_TOKEN"
+            raise ServerError(f"{repo}: the hub asks for a login: {todo}: {redact(str(error))}") from _redacted(error)
         raise ServerError(f"{repo}: the hub cannot be read: {redact(str(error))}") from _redacted(error)
     except (httpx.InvalidURL, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         # The library does not check what an answer contains.
@@ -161,12 +164,15 @@ def list_files(repo: str, revision: str, include: Sequence[str]) -> tuple[str, l
         info = asked.model_info(repo, revision=revision, files_metadata=True)
         everything = [
             RemoteFile(
-                entry.rfilename, -1 if entry.size is None else entry.size, entry.lfs.sha256 if entry.lfs else None
+                entry.rfilename,
+                -1 if entry.size is None else entry.size,
+                plain_hash(entry.lfs.sha256) if entry.lfs else None,
             )
             for entry in info.siblings or []
         ]
-    if not isinstance(info.sha, str) or not COMMIT.match(info.sha):
-        raise ServerError(f"{repo}: expected the commit of {revision}, found {info.sha!a:.60}")
+    commit = plain_hash(info.sha)
+    if not isinstance(commit, str) or not COMMIT.match(commit):
+        raise ServerError(f"{repo}: expected the commit of {revision}, found {commit!a:.60}")
     everything = [file for file in everything if isinstance(file.name, str)]
     for pattern in include:
         if not any(fnmatch.fnmatch(file.name, pattern) for file in everything):
@@ -174,7 +180,12 @@ def list_files(repo: str, revision: str, include: Sequence[str]) -> tuple[str, l
             raise UsageError(f"{repo}: expected a file like {pattern!r} at {revision}, found: {there}")
     chosen = [file for file in everything if any(fnmatch.fnmatch(file.name, pattern) for pattern in include)]
     _check_listing(repo, chosen)
-    return info.sha, sorted(chosen, key=lambda file: file.name)
+    return commit, sorted(chosen, key=lambda file: file.name)
+
+
+def plain_hash(digest: Any) -> Any:
+    """One spelling of a hash: servers and programs write it in capitals, in quotes, or as an ETag. Others are kept."""
+    return digest.strip().removeprefix("W/").strip('" ').lower() if isinstance(digest, str) else digest
 
 
 def _shown(name: str) -> str:

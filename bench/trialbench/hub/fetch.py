@@ -56,7 +56,7 @@ def fetch(
         WrongHashError: a file is not the pinned one.
     """
     # Some programs print hashes in capitals.
-    revision = revision.lower()
+    revision = hub.plain_hash(revision)
     sha256 = _checked(repo, revision, sha256, dest)
     staging = staging_of(dest, repo, revision)
     _remove_others(dest, staging, tell)
@@ -104,13 +104,13 @@ def _checked(repo: str, revision: str, sha256: Mapping[str, str], dest: Path) ->
     if not hub.COMMIT.match(revision):
         raise UsageError(f"--revision: expected a full commit (40 hexadecimal digits), found {revision!r}: `make pin`")
     for name, value in sha256.items():
-        if not hub.SHA256.match(value.lower()):
+        if not hub.SHA256.match(hub.plain_hash(value)):
             raise UsageError(f"--sha256 {name}: expected 64 hexadecimal digits, found {value!r}")
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise UsageError(f"--sha256 {name}: expected a name inside the repository")
     if not dest.is_dir():
         raise UsageError(f"{dest}: is not a folder: make it first, writable for this user")
-    return {name: value.lower() for name, value in sha256.items()}
+    return {name: hub.plain_hash(value) for name, value in sha256.items()}
 
 
 def _fetch_all(

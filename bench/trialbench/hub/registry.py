@@ -11,6 +11,7 @@ import httpx
 
 from trialbench.credentials import is_key, remember
 from trialbench.errors import ServerError, UsageError
+from trialbench.hub import plain_hash
 from trialbench.hub.bounds import bound
 from trialbench.hub.route import Route
 from trialbench.urls import is_loopback, split_place
@@ -116,7 +117,7 @@ def _ask(client: httpx.Client, reference: Reference, text: str) -> str:
         raise ServerError(f"{text}: the registry has no such image")
     if reply.status_code != 200:
         raise ServerError(f"{text}: expected status 200 of the registry, found {reply.status_code}")
-    digest = str(reply.headers.get("docker-content-digest", ""))
+    digest = str(plain_hash(reply.headers.get("docker-content-digest", "")))
     if not digest:
         # The header is optional; the digest is the hash of the manifest as sent.
         whole = reply if reply.request.method == "GET" else client.get(reference.url).raise_for_status()

@@ -19,6 +19,8 @@ from trialbench.urls import parse, split_place
 
 _PORTS = {"http": 80, "https": 443}
 _TIMEOUT_S = 30.0
+# Proxy Authentication Required: only a proxy says so.
+_PROXY_LOGIN = 407
 
 
 class Route(httpx.BaseTransport):
@@ -45,7 +47,17 @@ class Route(httpx.BaseTransport):
             if proxy is not None and isinstance(verified, ssl.SSLContext):
                 proxy.ssl_context = verified if proxy.url.scheme == "https" else None
             self._open[key] = httpx.HTTPTransport(verify=verified, proxy=proxy, trust_env=False)
-        return self._open[key].handle_request(request)
+        if proxy is None:
+            return self._open[key].handle_request(request)
+        named = f"the proxy {proxy.url} of {_named(request.url.scheme)[0]}"
+        try:
+            reply = self._open[key].handle_request(request)
+        except httpx.TransportError as error:
+            raise type(error)(f"{error or type(error).__name__} (by {named})") from error
+        if reply.status_code == _PROXY_LOGIN:
+            reply.close()
+            raise httpx.ProxyError(f"{reply.status_code} {reply.reason_phrase} (by {named})")
+        return reply
 
     def close(self) -> None:
         """Close all connections."""
@@ -61,16 +73,21 @@ def proxy_for(url: httpx.URL) -> httpx.Proxy | None:
         UsageError: the value can't be used.
     """
     port = url.port or _PORTS.get(url.scheme, 0)
-    for kind in (url.scheme, "all"):
-        name, value = _variable(f"{kind}_proxy")
-        if value:
-            return None if is_direct(url.scheme, url.host, port, _variable("no_proxy")[1]) else _proxy(name, value)
-    return None
+    name, value = _named(url.scheme)
+    if not value or is_direct(url.scheme, url.host, port, _variable("no_proxy")[1]):
+        return None
+    return _proxy(name, value)
 
 
 def is_direct(scheme: str, host: str, port: int, no_proxy: str) -> bool:
     """Whether `no_proxy` names `host`: as a name or the end of one, an address, a network, with or without a port."""
     return any(_names(entry.lower(), scheme, host.lower().rstrip("."), port) for entry in re.split(r"[,\s]+", no_proxy))
+
+
+def _named(scheme: str) -> tuple[str, str]:
+    """The variable that names the proxy for URLs of `scheme`, and its value; two empty texts where none does."""
+    found = (_variable(f"{kind}_proxy") for kind in (scheme, "all"))
+    return next((one for one in found if one[1]), ("", ""))
 
 
 def _variable(name: str) -> tuple[str, str]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 import ssl
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpcore
 import pytest
+from trialbench.engines.contract import Deadlines, Request
 from trialbench.engines.llama import wire as transport
 from trialbench.engines.llama.events import Event, EventStream
+from trialbench.engines.openai import EndpointOptions, OpenAICompatible
 from trialbench.errors import UsageError
 from trialbench.measure.client import ChatClient, Reply
 from trialbench.workloads import Workload
@@ -183,6 +188,55 @@ def test_interrupt_ends_the_request_in_flight(server: Any, nav: Workload, acts: 
     client.close()
 
 
+MUCH = b"y" * (1 << 25)
+
+
+@pytest.fixture
+def deaf() -> Iterator[str]:
+    """The address of a server that takes connections and reads nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_a_server_that_stops_reading_is_late(deaf: str) -> None:
+    client = ChatClient(deaf)
+    assert client.send(MUCH, timeout_s=0.5, connect_timeout_s=5).error_class == "timeout"
+    threading.Timer(0.2, client.interrupt, [0.1]).start()
+    before = time.monotonic()
+    assert client.send(MUCH, timeout_s=60, connect_timeout_s=5).error_class == "cut_off"
+    assert time.monotonic() - before < 30
+    client.close()
+    engine = OpenAICompatible(EndpointOptions(deaf))
+    result = engine.start(Request(prompt=MUCH.decode(), deadlines=Deadlines(total_s=0.5))).result()
+    assert result.failure is not None
+    assert result.failure.failure_class.name == "timeout"
+
+
+@pytest.mark.parametrize(
+    ("length", "chunked"),
+    [(0, False), (0, True), (20, False)],
+    ids=["an answer that nobody asked for", "the same behind chunks", "a length that is too small"],
+)
+def test_what_follows_a_reply_is_not_the_next_one(
+    server: Any, nav: Workload, acts: Any, length: int, chunked: bool
+) -> None:
+    reply = acts.chat()
+    if length:
+        reply = acts.http(reply.partition(b"\r\n\r\n")[2], length=length)
+    elif chunked:
+        head, _, body = reply.partition(b"\r\n\r\n")
+        head = re.sub(b"Content-Length: .*", b"Transfer-Encoding: chunked", head)
+        reply = head + b"\r\n\r\n%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n"
+    late = b"" if length else b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"
+    server.script = [reply + late, acts.chat()]
+    client = ChatClient(server.url)
+    body = client.encode(nav, cache_prompt=False)
+    replies = [client.send(body, timeout_s=10, connect_timeout_s=5) for _ in range(3)]
+    client.close()
+    assert [reply.error_class for reply in replies] == ["bad_json" if length else None, None, None]
+    assert server.connections == 2
+
+
 def test_connections_are_kept_and_a_closed_one_costs_no_sample(server: Any, nav: Workload, acts: Any) -> None:
     # As llama-server does after 100 requests, here after 2: it announces nothing and closes.
     server.script = [acts.chat(), acts.closes_after(acts.chat()), acts.chat()]
@@ -303,16 +357,20 @@ class Pipe(httpcore.NetworkStream):
             raise found
         return found
 
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+    def settimeout(self, seconds: float) -> None:
+        """As a socket."""
+
+    def send(self, buffer: memoryview) -> int:
         if self.write_error is not None:
             raise self.write_error
-        self.sent.append(buffer)
+        self.sent.append(bytes(buffer))
+        return len(buffer)
 
     def close(self) -> None:
         self.closed = True
 
     def get_extra_info(self, info: str) -> Any:
-        return False
+        return self if info == "socket" else False
 
 
 def wired(pipe: Pipe) -> tuple[transport._Stream, transport.Wire]:
@@ -335,7 +393,7 @@ def test_head_and_body_leave_in_one_piece_when_the_reply_is_asked_for() -> None:
 
 def test_a_reply_to_a_request_that_was_refused_half_way_is_read() -> None:
     pipe = Pipe(b"HTTP/1.1 413 X\r\nContent-Length: 0\r\n\r\n")
-    pipe.write_error = httpcore.WriteError("broken pipe")
+    pipe.write_error = BrokenPipeError("broken pipe")
     stream, _ = wired(pipe)
     stream.write(b"much")
     assert stream.read(100).startswith(b"HTTP/1.1 413")

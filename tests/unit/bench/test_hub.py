@@ -429,7 +429,7 @@ def test_a_name_that_is_no_plain_one_is_refused(monkeypatch: pytest.MonkeyPatch,
         (("m.gguf", "5", None), "expected a size"),
         (("m.gguf", None, None), "expected a size"),
         (("m.gguf", 5, "../x"), "expected 64 hexadecimal digits"),
-        (("m.gguf", 5, "A" * 64), "expected 64 hexadecimal digits"),
+        (("m.gguf", 5, "A" * 65), "expected 64 hexadecimal digits"),
         (("m.gguf", 5, 7), "expected 64 hexadecimal digits"),
     ],
 )
@@ -437,6 +437,13 @@ def test_a_listing_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, file
     listing(monkeypatch, file)
     with pytest.raises(ServerError, match=words):
         hub_room.list_files(REPO, "main", ["*"])
+
+
+@pytest.mark.parametrize("form", ["{}", '"{}"', 'W/"{}"', " {} ", '" {} "'])
+def test_the_spelling_of_a_hash_changes_nothing(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    listing(monkeypatch, ("m.gguf", 5, form.format("AB" * 32)), sha=form.format("CD" * 20))
+    commit, [file] = hub_room.list_files(REPO, "main", ["*"])
+    assert (commit, file.sha256) == ("cd" * 20, "ab" * 32)
 
 
 def test_a_file_that_is_listed_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -695,6 +702,30 @@ def test_pins_need_a_folder_and_leave_no_half_file(hub: Any, tmp_path: Path) -> 
     with pytest.raises(UsageError, match="expected OWNER/NAME"):
         pin("tiny", revision="main", include=["*"], image=None, out=tmp_path / "pins.yml")
     assert not (tmp_path / "pins.yml").exists()
+
+
+@pytest.mark.parametrize(
+    ("token", "words"), [("hf_wr0ngwr0ngwr0ng", "it does not accept HF_TOKEN"), ("", "set HF_TOKEN")]
+)
+def test_a_token_that_is_not_accepted_is_named(
+    hub: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    token: str,
+    words: str,
+) -> None:
+    """The hub calls it the credentials, and does not say whose."""
+
+    def refuses(request: Any) -> None:
+        request._error(401, "", "Invalid credentials in Authorization header")
+
+    monkeypatch.setattr(STAND_IN._Handler, "_answer", refuses)
+    monkeypatch.setenv("HF_TOKEN", token)
+    assert main(["pin", "--repo", REPO, "--include", "*", "--out", str(tmp_path / "pins.yml")]) == 4
+    shown = capsys.readouterr().err
+    assert words in shown
+    assert "Invalid credentials" in shown
 
 
 def test_command_line_of_fetch(hub: Any, dest: Path) -> None:

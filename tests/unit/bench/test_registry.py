@@ -74,6 +74,12 @@ def test_digest_is_computed_where_the_header_is_missing(registry: Registry) -> N
     assert image_digest(f"{registry.place}/llama/server:cuda") == DIGEST
 
 
+@pytest.mark.parametrize("form", ["{}", '"{}"', 'W/"{}"', " {} "])
+def test_a_digest_in_another_spelling_is_the_same_digest(registry: Registry, form: str) -> None:
+    registry.digest_header = form.format(DIGEST.upper())
+    assert image_digest(f"{registry.place}/llama/server:cuda") == DIGEST
+
+
 @pytest.mark.parametrize("status", [400, 405, 501])
 @pytest.mark.parametrize("header", [DIGEST, None])
 @pytest.mark.parametrize("token", ["abc", None])

@@ -297,6 +297,10 @@ def http(head: str, body: bytes = b"") -> bytes:
 OK = "HTTP/1.1 200 OK\nContent-Type: application/json"
 WORDS = json.dumps(completion()).encode()
 DIED = {"error": {"message": "engine died", "type": "server_error", "code": 500}}
+MINIMAX = {"choices": None, "usage": {"total_tokens": 0},
+           "base_resp": {"status_code": 1004, "status_msg": "engine died"}}  # fmt: skip
+LONG_PAGE = (b'<!DOCTYPE html>\n' + b'<!--[if lt IE 7]> <html class="no-js ie6 oldie" lang="en-US"> <![endif]-->\n' * 5
+             + b"<head><style>a > b {}</style><title>example | 502: Bad gateway</title></head>")  # fmt: skip
 PCM = tone()
 FLOATS = struct.pack(f"<{RATE}f", *(0.3 * math.sin(at / 17) for at in range(RATE)))
 
@@ -390,6 +394,9 @@ CASES: tuple[Case, ...] = (
     Case("stream: usage", "a text", stream, HEAD + data(LARGE, STOP, {"usage": {"completion_tokens": "2"}}), "valid",
          "None tokens"),
     Case("stream: usage", "a list", stream, HEAD + data(LARGE, STOP, {"choices": [], "usage": [1]}), "valid"),
+    Case("stream: usage", "in the choice", stream,
+         HEAD + data(LARGE, {"choices": [{**STOP["choices"][0], "usage": USAGE["usage"]}]}, "[DONE]"), "valid",
+         "2 tokens"),
     Case("stream: timings", "with the usage", stream,
          HEAD + data(LARGE, STOP, {**USAGE, "timings": {"prompt_ms": 1.5, "predicted_ms": 3.5}}, "[DONE]"), "valid",
          "5.0 ms"),
@@ -493,6 +500,17 @@ CASES: tuple[Case, ...] = (
     Case("error", "a document, beside choices", document, {**completion(), "error": {"message": "half"}},
          "server_error",
          "half"),
+    *(Case("error", f"in a list, {name}", check, given, "server_error", "engine died") for name, check, given in (
+        ("a document", document, json.dumps([DIED]).encode()), ("an event", stream, data(json.dumps([DIED]))),
+        ("a document for a stream", answer, http(OK, json.dumps([DIED]).encode())),
+        ("a document for a stream, open", held, json.dumps([DIED], indent=1).encode()))),
+    Case("error", "within a message", document, completion("", **DIED), "server_error", "engine died"),
+    Case("error", "within a delta", stream, data({"choices": [{"delta": DIED}]}, "[DONE]"), "server_error",
+         "engine died"),
+    *(Case("error", f"MiniMax's, {check.__name__}", check, given, "server_error", "engine died")
+      for check, given in ((document, MINIMAX), (stream, data(MINIMAX)))),
+    Case("error", "MiniMax's, none", document,
+         {**completion(), "base_resp": {"status_code": 0, "status_msg": "success"}}, "valid", "left large"),
     Case("error", "a document, within a choice", document,
          {"choices": [{"error": {"message": "upstream failed"}, "message": {"content": ""}}]}, "server_error",
          "upstream"),
@@ -538,6 +556,10 @@ CASES: tuple[Case, ...] = (
     Case("counts", "below zero", document, counted(completion_tokens=-1), "valid", "None tokens"),
     Case("counts", "zero", document, counted(completion_tokens=0), "valid", "0 tokens"),
     Case("counts", "from the cache", document, counted(prompt_tokens_details={"cached_tokens": 4}), "valid", "cached"),
+    *(Case("counts", f"from the cache, {name}", document, counted(**usage), "valid", "cached") for name, usage in (
+        ("Kimi", {"cached_tokens": 4}), ("DeepSeek", {"prompt_cache_hit_tokens": 4}),
+        ("null and DeepSeek", {"prompt_tokens_details": {"cached_tokens": None}, "prompt_cache_hit_tokens": 4}),
+        ("input_tokens_details", {"input_tokens_details": {"cached_tokens": 4}}))),
     Case("counts", "from the cache, null", document, counted(prompt_tokens_details=None), "valid", "left large"),
     Case("counts", "from the cache, a list", document, counted(prompt_tokens_details=[1]), "valid", "left large"),
     Case("counts", "infinite", document, WORDS.replace(b'"completion_tokens": 2', b'"completion_tokens": Infinity'),
@@ -553,6 +575,10 @@ CASES: tuple[Case, ...] = (
     Case("tools", "a call in a stream", stream,
          data(ROLE, {"choices": [{"delta": {"tool_calls": [{"index": 0, "function": {"name": "go"}}]}}]},
               chunk(finish="tool_calls"), "[DONE]"), "tool_calls", "a call of go"),
+    *(Case("tools", name, document, completion(None, "tool_calls", tool_calls=calls), "tool_calls", "a call of go")
+      for name, calls in (("a call that is not in a list", {"function": {"name": "go"}}),
+                          ("a call of a tool without a schema", [{"type": "custom", "custom": {"name": "go"}}]))),
+    Case("tools", "null in a list", stream, delta(tool_calls=[None]), "valid", "left large"),
     Case("refusal", "a document", document, completion(None, refusal="I can not"), "empty", "I can not"),
     Case("refusal", "a stream", stream, data({"choices": [{"delta": {"refusal": "I can not"}}]}, STOP, "[DONE]"),
          "empty",
@@ -570,6 +596,14 @@ CASES: tuple[Case, ...] = (
          "redirects to http://127.0.0.1:9/v1;"),
     *(Case("HTTP", str(status), raw_document, http(f"HTTP/1.1 {status} X", b'{"error": {"message": "why"}}'),
            f"http_{status}", "why") for status in (401, 404, 429, 503)),
+    Case("HTTP: words", "a page that begins with much else", raw_document, http("HTTP/1.1 502 X", LONG_PAGE),
+         "http_502", "example | 502: Bad gateway"),
+    Case("HTTP: words", "UTF-16", raw_document, http("HTTP/1.1 500 X", json.dumps(DIED).encode("utf-16")), "http_500",
+         "engine died"),
+    Case("HTTP: words", "when to come back", answer, http("HTTP/1.1 429 X\nRetry-After: 30", json.dumps(DIED).encode()),
+         "http_429", "engine died; Retry-After: 30"),
+    Case("HTTP: words", "in a header alone", raw_document,
+         http('HTTP/1.1 401 X\nWWW-Authenticate: Bearer error="invalid_token"'), "http_401", "invalid_token"),
     Case("HTTP", "a field that is refused", raw_document,
          http("HTTP/1.1 400 X", b'{"error": {"message": "Unsupported parameter: \'max_tokens\'"}}'), "http_400",
          "'max_tokens'"),

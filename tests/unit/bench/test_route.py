@@ -31,8 +31,10 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 class Proxy(Stub):
     """A proxy that has nothing of what it is asked for."""
 
+    status = 404
+
     def answer(self, asked: Asked) -> Answer:
-        return Answer(404)
+        return Answer(self.status)
 
 
 @pytest.fixture
@@ -190,6 +192,37 @@ def test_a_proxy_is_asked(monkeypatch: pytest.MonkeyPatch, proxy: Proxy, user: s
     assert (direct.method, path) == ("GET", "http://hub.invalid/api/models/a/b/revision/main")
     assert (tunnel.method, tunnel.path) == ("CONNECT", "reg.invalid:443")
     assert [one.headers.get("Proxy-Authorization") for one in proxy.asked] == [basic, basic]
+
+
+@pytest.mark.parametrize("status", [403, 407, 502, None], ids=["403", "407", "502", "nobody there"])
+@pytest.mark.parametrize(
+    ("variable", "url"), [("HTTPS_PROXY", "https://hub.invalid"), ("all_proxy", "http://hub.invalid")]
+)
+def test_a_proxy_that_refuses_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    proxy: Proxy,
+    tmp_path: Any,
+    dead_url: str,
+    variable: str,
+    url: str,
+    status: int | None,
+) -> None:
+    """With its variable and without its password; other answers to a plain request may be those of the hub."""
+    place = dead_url.removeprefix("http://") if status is None else proxy.place
+    proxy.status = status or 0
+    monkeypatch.setenv(variable, f"http://me:{PASSWORD}@{place}")
+    monkeypatch.setenv("HF_ENDPOINT", url)
+    assert main(["pin", "--repo", "a/b", "--include", "*", "--out", str(tmp_path / "pins.yml")]) == 4
+    shown = capsys.readouterr().err
+    if variable == "HTTPS_PROXY":
+        with pytest.raises(ServerError, match="does not answer") as caught:
+            image_digest("reg.invalid/a/b")
+        shown += str(caught.value)
+    if variable == "HTTPS_PROXY" or status in (407, None):
+        assert shown.count(f"(by the proxy http://{place} of {variable})") == (2 if variable == "HTTPS_PROXY" else 1)
+        assert str(status or "refused") in shown
+    assert PASSWORD not in shown
 
 
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])

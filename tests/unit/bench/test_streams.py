@@ -258,6 +258,10 @@ HELD: list[tuple[str, bytes]] = [
     ("behind the finish reason", OPEN + b"\r\n" + data(LEFT, LARGE, STOP)),
     ("behind the usage", OPEN + b"\r\n" + data(LEFT, LARGE, STOP, USAGE)),
     (
+        "behind the finish reason of choice 1, and no 0",
+        OPEN + b"\r\n" + data(LEFT, LARGE, STOP).replace(b': 0, "d', b': 1, "d'),
+    ),
+    (
         "within the usage",
         OPEN + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(data(LEFT, LARGE, STOP)) + b"40\r\ndata",
     ),

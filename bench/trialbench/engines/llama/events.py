@@ -17,6 +17,8 @@ _DONE_LINE = re.compile(rb'data:\s*"?\[DONE\]', re.IGNORECASE)
 _MAX_PIECES = 16
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BOM = b"\xef\xbb\xbf"
+# What a document or a page begins with, or the last line of a document.
+_OUTSIDE = (b"{", b"}", b"[", b"]", b"<")
 # Lines outside any event are kept so far: a page, or a reply that is no stream, can be told by its beginning.
 _MAX_STRAY = 1 << 16
 
@@ -53,7 +55,7 @@ class EventStream:
         if len(self._rest) > _MAX_PIECES or len(self.stray) >= _MAX_STRAY:
             return self.stray
         rest = self._begun()
-        return self.stray + rest.decode("utf-8", "replace") if rest.lstrip()[:1] in (b"{", b"}", b"<") else self.stray
+        return self.stray + rest.decode("utf-8", "replace") if rest.lstrip()[:1] in _OUTSIDE else self.stray
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that `data` completes."""

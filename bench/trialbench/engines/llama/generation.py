@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trialbench.engines.contract import (
@@ -43,7 +43,7 @@ from trialbench.engines.failures import (
     Failure,
     FailureClass,
 )
-from trialbench.engines.llama.messages import Piece, Read, StreamedReply, compressed, explain
+from trialbench.engines.llama.messages import Piece, Read, StreamedReply, compressed, error_in, explain
 from trialbench.engines.llama.wire import CONNECT_S, Answer, Connection, Response, WireError, chunks, fetch
 from trialbench.engines.message import Fault, FaultKind
 from trialbench.engines.process import timeout
@@ -101,10 +101,10 @@ class Server:
         """A small JSON request and its reply.
 
         Raises:
-            CallError: no reply, a status other than 200, or not JSON.
+            CallError: no reply, a status other than 200, an error in its place, or not JSON.
         """
         try:
-            status, raw = fetch(
+            answer = fetch(
                 self.url, method, path, body, timeout_s=timeout_s, limit=_MAX_SMALL_BYTES, api_key=self.api_key
             )
         except WireError as error:
@@ -113,12 +113,19 @@ class Server:
             if error.kind == "too_long":
                 raise CallError(Failure(BAD_REPLY, f"{path}: expected JSON, found too much")) from error
             raise CallError(Failure(CONNECTION, f"{path}: {error}")) from error
-        if status != 200:
-            raise CallError(by_status(status, explain(status, {}, raw)))
+        if answer.status != 200:
+            raise CallError(refused(answer))
+        if (packed := compressed(answer.headers, bytes(answer.body))) is not None:
+            raise CallError(Failure(BAD_REPLY, f"{path}: {packed}"))
         try:
-            return json.loads(raw)
+            found = json.loads(answer.body)
         except (ValueError, RecursionError) as error:
             raise CallError(Failure(BAD_REPLY, f"{path}: expected JSON, found {error}")) from error
+        # Some servers answer 200 to what they don't know.
+        fault = error_in(found, whole=True) if isinstance(found, dict) else None
+        if fault is not None:
+            raise CallError(error_event(replace(fault, detail=f"{path}: {fault.detail}")))
+        return found
 
 
 class CallError(Exception):

@@ -7,7 +7,9 @@ own client read it: unknown events and fields are skipped, and an error that the
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -25,12 +27,20 @@ QUIET_S = 2.0
 _MAX_TRIES = 64
 # Blanks and marks before a page, or behind it, are expected within so many characters.
 _PAGE_HEAD = 200
+_NO_WORDS = re.compile(r"(?is)<!--.*?(?:-->|\Z)|<(script|style)\b.*?(?:</\1\s*>|\Z)|<[^>]*(?:>|\Z)")
 # Errors of `json.loads`, and errors of reading a document with the wrong shape.
 JSON_ERRORS = (ValueError, RecursionError)
 _SHAPE_ERRORS = (LookupError, TypeError, AttributeError, ValueError, RecursionError)
 # Larger numbers are ignored, `Infinity`, `NaN` and 1e999 among them.
 _MAX_NUMBER = 1e12
 _DETAIL = 300
+# Where the usage counts the tokens from a cache: (object in the usage or None, name).
+_CACHED = (
+    ("prompt_tokens_details", "cached_tokens"),
+    ("input_tokens_details", "cached_tokens"),
+    (None, "cached_tokens"),
+    (None, "prompt_cache_hit_tokens"),
+)
 # What compressed bodies begin with, and what others do; words of Content-Encoding that name no compression.
 _PACKED = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"))
 _PLAIN = (b"{", b"[", b"data", b"even", b"id:", b"retr", b":")
@@ -39,13 +49,15 @@ _MAX_DEPTH = 8
 # Where an error has its message, in this order; names without regard to case and `_`.
 _MESSAGE_KEYS = (
     "message", "msg", "detail", "errormessage", "errormsg", "errordescription", "error", "errors", "err", "description",
-    "reason",
+    "reason", "statusmsg",
 )  # fmt: skip
 # In a document without choices: fields whose word ends in "error" in an error, fields that only an error has, and
 # fields that hold the message of an error, or of something else.
 _NAMES_ERROR = ("object", "type", "status", "code")
 _IS_ERROR = ("errormessage", "errormsg", "errors", "err")
 _SAYS_ERROR = ("message", "msg", "detail")
+# MiniMax's place for an error: {"status_code": 1004, "status_msg": "..."}, beside choices that are null.
+_STATUS = "baseresp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,16 +147,22 @@ class StreamedReply:
         # When a whole document had come outside of any event; what came then, and how often that was looked at.
         self._answered_s: float | None = None
         self._outside, self._tries = "", 0
-        # Choices other than 0, and when they came, as long as 0 has not come.
+        # Choices other than 0, and when they came, as long as 0 has not come; whether each of them goes on, and when
+        # the last of them came where none does.
         self._others: list[tuple[float, str, dict[str, Any]]] = []
+        self._goes_on: dict[int, bool] = {}
+        self._others_s: float | None = None
 
     @property
     def until_s(self) -> float:
         """How long the rest is waited for, as CLOCK_MONOTONIC seconds: without limit while the reply is not whole.
 
-        Nor where text followed a finish reason: some servers put one into every chunk.
+        Nor where text followed a finish reason: some servers put one into every chunk. Where all choices that came have
+        ended and 0 is not among them, it may still begin.
         """
         whole_s = self._answered_s if self.whole_s is None or self._went_on else self.whole_s
+        if whole_s is None and self._others_s is not None:
+            return self._others_s + QUIET_S
         return float("inf") if whole_s is None else whole_s + REST_S
 
     def feed(self, data: bytes, at_s: float) -> list[Piece]:
@@ -221,9 +239,11 @@ class StreamedReply:
             return False
         if self.choice is None and index != 0:
             self._others.append((self._at_s, place, choice))
+            self._goes_on[index] = self._goes_on.get(index, True) and not choice.get("finish_reason")
+            self._others_s = None if any(self._goes_on.values()) else self._at_s
             return True
         if self.choice is None:
-            self.choice = 0
+            self.choice, self._others_s = 0, None
             self._others.clear()
         return index != self.choice
 
@@ -301,7 +321,7 @@ class StreamedReply:
             return None
         known = name in ("", "message")
         try:
-            document = json.loads(data)
+            document = _unlisted(json.loads(data))
         except JSON_ERRORS as error:
             if name.endswith("error"):
                 self._broken("server_error", data[:_DETAIL])
@@ -334,9 +354,9 @@ class StreamedReply:
         self._outside, self._answered_s = outside, None
         if not self.answered and is_page(outside):
             self._answered_s = self._at_s + (0.0 if page_is_whole(outside) else QUIET_S - REST_S)
-        if outside.endswith("}") and self._tries < _MAX_TRIES:
+        if outside.endswith(("}", "]")) and self._tries < _MAX_TRIES:
             self._tries += 1
-            found = [one for text in _documents(outside) if isinstance(one := _loads(text), dict)]
+            found = _documents(outside)
             if any(error_in(one, whole=True) is not None or ("choices" in one and not self.answered) for one in found):
                 self._answered_s = self._at_s
 
@@ -346,7 +366,7 @@ class StreamedReply:
     def _no_stream(self, kind: str, *, closed: bool) -> Fault | None:
         """What an answer is that has no whole reply: an error outside of any event, or no stream at all."""
         stray = self._events.stray.strip()
-        documents = [found for text in _documents(stray) if isinstance(found := _loads(text), dict)]
+        documents = _documents(stray)
         for document in documents:
             fault = error_in(document, whole=True)
             if fault is not None:
@@ -445,7 +465,7 @@ def read_document(body: bytes) -> Message:
     """A complete chat completion. What is not one has a `fault`, and the fields that were found before it."""
     message = Message()
     try:
-        document = json.loads(body)
+        document = _unlisted(json.loads(body))
     except JSON_ERRORS as error:
         message.fault = _not_json(body, error)
         return message
@@ -523,9 +543,8 @@ class _Texts:
             raise _ShapeError(f"content: expected a text or a list of parts, found {_kind(content)}")
         self._part(content)
         self.refusal += thinking.text_of(delta.get("refusal"))
-        called = delta.get("tool_calls") or ([delta["function_call"]] if delta.get("function_call") else [])
-        if isinstance(called, list) and called:
-            self._call(called)
+        called = delta.get("tool_calls") or delta.get("function_call") or []
+        self._call(called if isinstance(called, list) else [called])
 
     def _part(self, part: object, depth: int = 0) -> None:
         if isinstance(part, str):
@@ -546,9 +565,11 @@ class _Texts:
                 self.content += thinking.text_of({name: part.get(name) for name in ("text", "content", "value")})
 
     def _call(self, called: list[Any]) -> None:
-        self.calls = self.calls or []
         for one in called:
-            function = one.get("function", one) if isinstance(one, Mapping) else None
+            if not isinstance(one, Mapping):
+                continue
+            self.calls = self.calls or []
+            function = next((one[key] for key in ("function", "custom") if key in one), one)
             if isinstance(function, Mapping):
                 said = next((function[key] for key in ("arguments", "input") if function.get(key) is not None), "")
                 arguments = clean(said) if isinstance(said, str) else json.dumps(said)
@@ -564,11 +585,15 @@ def error_in(document: Mapping[str, Any], *, whole: bool) -> Fault | None:
     choices = document.get("choices")
     plain = _plain(document) if choices is None else document
     said = plain.get("error")
+    if not said and _mapping(plain.get(_STATUS)).get("status_code"):
+        said = plain[_STATUS]
     if said:
         return _fault_of(said, beside=document)
     for choice in choices if isinstance(choices, list) else ():
-        if isinstance(choice, dict) and choice.get("error"):
-            return _fault_of(choice["error"])
+        if isinstance(choice, dict):
+            for place in (choice, choice.get("delta"), choice.get("message")):
+                if isinstance(place, dict) and place.get("error"):
+                    return _fault_of(place["error"])
     if choices is not None:
         return None
     named = any(isinstance(word := plain.get(name), str) and word.lower().endswith("error") for name in _NAMES_ERROR)
@@ -604,9 +629,13 @@ def explain(status: int, headers: Mapping[str, str], body: bytes) -> str:
         said = packed
     else:
         raw = body.decode("utf-8", "replace").strip()
-        document = _loads(raw)
+        document = _loads(body) or _loads(raw)
         said = clean(error_text(document) if isinstance(document, dict | list) else "") or raw
-    said = said[:_DETAIL]
+        if len(said) > _DETAIL and is_page(said):
+            said = _words_of(said) or said
+    said = (said or headers.get("www-authenticate", ""))[:_DETAIL]
+    if later := headers.get("retry-after"):
+        said = f"{said or 'no text'}; Retry-After: {later[:40]}"
     if 300 <= status < 400 and (target := headers.get("location")):
         moved = f"redirects to {_public(target)}; redirects are not followed: give the server's own URL"
         return f"{moved}; {said}" if said else moved
@@ -674,11 +703,23 @@ def page_is_whole(text: str) -> bool:
     return text[-_PAGE_HEAD:].rstrip().lower().endswith("</html>")
 
 
-def _documents(text: str) -> list[str]:
-    """What in `text` may be a document: all of it, each line, and what begins with a line and goes on to the end."""
+def _words_of(page: str) -> str:
+    """What a page shows to people, its title first: some begin with more of other things than fits into a message."""
+    return " ".join(html.unescape(_NO_WORDS.sub(" ", page)).split())
+
+
+def _documents(text: str) -> list[dict[str, Any]]:
+    """The documents in `text`: all of it, each line, and what begins with a line and goes on to the end."""
     lines = text.split("\n")
     begins = [at for at, line in enumerate(lines) if line.startswith("{")][:_MAX_DEPTH]
-    return [text, *lines, *("\n".join(lines[at:]) for at in begins if at)]
+    texts = [text, *lines, *("\n".join(lines[at:]) for at in begins if at)]
+    return [found for one in texts if isinstance(found := _unlisted(_loads(one)), dict)]
+
+
+def _unlisted(document: object) -> object:
+    """`document`, or the error in it: Gemini's servers put each of theirs into a list."""
+    first = document[0] if isinstance(document, list) and document else None
+    return first if isinstance(first, dict) and error_in(first, whole=True) is not None else document
 
 
 def _loads(raw: str | bytes) -> object:
@@ -737,16 +778,27 @@ def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _usage(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The usage of `document`; Kimi's servers put that of a stream into its last choice."""
+    choices = document.get("choices")
+    places = (document, *(choices if isinstance(choices, list) else ()))
+    return next((found for one in places if (found := _mapping(_mapping(one).get("usage")))), {})
+
+
+def _cached(usage: Mapping[str, Any]) -> object:
+    found = ((usage if group is None else _mapping(usage.get(group))).get(name) for group, name in _CACHED)
+    return next((one for one in found if one is not None), None)
+
+
 def _counts(document: Mapping[str, Any]) -> dict[str, float]:
-    usage, timings = _mapping(document.get("usage")), _mapping(document.get("timings"))
-    details = _mapping(usage.get("prompt_tokens_details"))
+    usage, timings = _usage(document), _mapping(document.get("timings"))
     found = {
         "prompt_tokens": count(usage.get("prompt_tokens")),
         "completion_tokens": count(usage.get("completion_tokens")),
         "thinking_tokens": count(thinking.tokens(usage)),
         "prompt_n": count(timings.get("prompt_n")),
-        # Without timings, OpenAI's own field reports the cache.
-        "cached_tokens": count(timings.get("cache_n", details.get("cached_tokens"))),
+        # Without timings, the usage reports the cache.
+        "cached_tokens": count(timings.get("cache_n", _cached(usage))),
         "prompt_ms": _number(timings.get("prompt_ms")),
         "predicted_ms": _number(timings.get("predicted_ms")),
     }

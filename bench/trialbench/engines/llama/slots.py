@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from trialbench.engines.llama.wire import Connection, WireError
+from trialbench.engines.llama.wire import Answer, Connection, WireError
 from trialbench.urls import server
 
 _MAX_BYTES = 1 << 20
@@ -78,19 +78,20 @@ class Slots:
             SlotsError: the slots can't be read.
         """
         try:
-            status, body = self._fetch(limit_s)
+            answer = self._fetch(limit_s)
         except WireError as error:
             if error.timed_out:
                 raise SlotsError(f"GET /slots: no answer within {limit_s:g} s", timed_out=True) from None
             detail = f"a reply {error}" if error.kind == "too_long" else error
             raise SlotsError(f"GET /slots: {detail}", off=error.kind in ("unusable", "too_long")) from None
+        status = answer.status
         if status != 200:
             # 501: llama-server with --no-slots; 404: another program; 503: a llama-server that is still loading.
             off = status not in (429, 503)
             raise SlotsError(f"GET /slots answers {status}", off=off, hidden=status in (404, 501), status=status)
-        return _read(body)
+        return _read(bytes(answer.body))
 
-    def _fetch(self, limit_s: float) -> tuple[int, bytes]:
+    def _fetch(self, limit_s: float) -> Answer:
         try:
             return self._connection.fetch("GET", "/slots", timeout_s=limit_s, limit=_MAX_BYTES)
         except WireError as error:

@@ -103,6 +103,13 @@ class _Stream(httpcore.NetworkStream):
         self._wire = wire
         self._unsent: list[bytes] = []
         self._pieces: deque[tuple[float, bytes]] = deque()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Forget what came in reply to the last request."""
+        self._size, self._ends_at = 0, 0
+        self._head: bytes | None = b""
+        self._tail = b""
 
     # The pool's timeouts of these two were fixed when the request began; only the deadline counts.
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - the interface has it
@@ -132,9 +139,28 @@ class _Stream(httpcore.NetworkStream):
                 raise
             self._pieces.append((time.monotonic(), piece))
             wire.bytes_read += len(piece)
+            self._follow(piece)
             data += piece
             if not piece or _whole(data):
                 return
+
+    def _follow(self, piece: bytes) -> None:
+        """Follow the reply to its end: the length that its head gives, or the last chunk."""
+        self._size += len(piece)
+        self._tail = (self._tail + piece[-len(_LAST_CHUNK) :])[-len(_LAST_CHUNK) :]
+        if self._head is None:
+            return
+        self._head += piece
+        at = self._head.find(b"\r\n\r\n") + 4
+        if at >= 4:
+            length = _LENGTH.search(self._head, 0, at - 2)
+            self._ends_at = at + int(length[1]) if length is not None else 0
+            self._head = None
+
+    @property
+    def _at_its_end(self) -> bool:
+        """Whether nothing but the reply has come: what follows it would be read as the reply to the next request."""
+        return self._size == self._ends_at if self._ends_at else self._tail == _LAST_CHUNK
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002 - the interface has it
         if buffer:
@@ -143,12 +169,18 @@ class _Stream(httpcore.NetworkStream):
     def _flush(self) -> None:
         buffer = b"".join(self._unsent)
         self._unsent.clear()
-        left = self._wire.remaining_s()
+        self._begin()
+        left_s = self._wire.remaining_s()
         if self._wire.first_write_s is None:
             self._wire.first_write_s = time.monotonic()
+        line, unsent = self._inner.get_extra_info("socket"), memoryview(buffer)
         # A server may reject a request before it has read all of it; its reply is still read.
-        with contextlib.suppress(httpcore.WriteError):
-            self._inner.write(buffer, left)
+        with contextlib.suppress(OSError):
+            while unsent:
+                line.settimeout(min(_SLICE_S, left_s))
+                with contextlib.suppress(TimeoutError):
+                    unsent = unsent[line.send(unsent) :]
+                left_s = self._wire.remaining_s()
 
     def close(self) -> None:
         self._inner.close()
@@ -166,7 +198,7 @@ class _Stream(httpcore.NetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         # The pool does not reuse a kept connection with unsolicited data.
-        if info == "is_readable" and self._pieces:
+        if info == "is_readable" and (self._pieces or not self._at_its_end):
             return True
         return self._inner.get_extra_info(info)
 
@@ -314,10 +346,8 @@ class Connection:
             # httpx also parses headers that are not used here, such as the target of a redirect.
             raise WireError("unusable", f"{type(error).__name__}: {error}") from error
 
-    def fetch(
-        self, method: str, path: str, body: bytes | None = None, *, timeout_s: float, limit: int
-    ) -> tuple[int, bytes]:
-        """Status and body of a reply that is complete within `timeout_s` and has at most `limit` bytes.
+    def fetch(self, method: str, path: str, body: bytes | None = None, *, timeout_s: float, limit: int) -> Answer:
+        """An answer that is complete within `timeout_s` and has at most `limit` bytes.
 
         Raises:
             WireError: there is none.
@@ -334,7 +364,7 @@ class Connection:
             if answer.status in (None, 200) and not whole(bytes(answer.body)):
                 raise
         assert answer.status is not None, "nothing was raised"
-        return answer.status, bytes(answer.body)
+        return answer
 
     def close(self) -> None:
         """Close the connection."""
@@ -382,7 +412,7 @@ class Answer:
 
 def fetch(
     url: str, method: str, path: str, body: Any = None, *, timeout_s: float, limit: int, api_key: str | None = None
-) -> tuple[int, bytes]:
+) -> Answer:
     """Like `Connection.fetch`, over a new connection; `body` is sent as JSON."""
     headers = None if body is None else {"Content-Type": "application/json"}
     raw = None if body is None else json.dumps(body).encode()

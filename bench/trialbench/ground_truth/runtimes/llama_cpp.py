@@ -359,7 +359,8 @@ class ServedModel:
 
     def _http(self, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float) -> tuple[int, bytes]:
         # A connection each: the server closes kept ones after a hundred requests or a few idle seconds.
-        return fetch(f"http://{_HOST}:{self._port}", method, path, body, timeout_s=timeout_s, limit=_MAX_REPLY)
+        found = fetch(f"http://{_HOST}:{self._port}", method, path, body, timeout_s=timeout_s, limit=_MAX_REPLY)
+        return found.status or 0, bytes(found.body)
 
     def _ask(self, path: str, body: Mapping[str, Any]) -> Answer:
         """One request. Payload: the decoded object; everything that can go wrong on the way is trouble."""

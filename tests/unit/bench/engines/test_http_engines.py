@@ -602,6 +602,51 @@ def test_an_openai_endpoint(scripted: Scripted) -> None:
 
 
 @pytest.mark.parametrize(
+    ("act", "names"),
+    [
+        (404, []), (405, []), (501, []), ({"data": None}, []), ([{"id": "m"}], ["m"]),
+        ({"models": [{"name": "m"}]}, ["m"]), ({"data": ["m", {"id": None}, 3]}, ["m"]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_lists_of_models(scripted: Scripted, act: Any, names: list[str]) -> None:
+    """A server that has none answers all the same."""
+    scripted.acts["/v1/models"] = act
+    engine = OpenAICompatible(EndpointOptions(scripted.url))
+    assert engine.healthy() is None
+    assert engine.probe().facts["models"] == names
+    scripted.acts["/health"] = 404
+    assert LlamaServer(EndpointOptions(scripted.url)).healthy() is not None
+
+
+@pytest.mark.parametrize(
+    ("act", "name", "words"),
+    [
+        (
+            {"error": "Unexpected endpoint or method. (GET /v1/models)"},
+            "server_error",
+            "/v1/models: Unexpected endpoint",
+        ),
+        ({"error": {"message": "no such key", "code": 401}}, "not_allowed", "no such key"),
+        (b"HTTP/1.1 307 X\r\nLocation: http://127.0.0.1:9/x\r\n", "server_error", "redirects to http://127.0.0.1:9/x;"),
+        (b"HTTP/1.1 429 X\r\nRetry-After: 30\r\n", "busy", "Retry-After: 30"),
+        (b"HTTP/1.1 200 X\r\nContent-Encoding: br\r\n", "bad_reply", "compressed with br"),
+    ],
+    ids=["error with 200", "status in an error with 200", "redirect", "when to come back", "compressed"],
+)
+def test_a_small_answer_that_is_none(scripted: Scripted, act: Any, name: str, words: str) -> None:
+    def says_so(handler: Handler) -> None:
+        handler.wfile.write(act + b"Content-Length: 0\r\n\r\n")
+
+    scripted.acts["/v1/models"] = says_so if isinstance(act, bytes) else act
+    engine = OpenAICompatible(EndpointOptions(scripted.url))
+    for failure in (engine.healthy(), engine.probe().failure):
+        assert failure is not None
+        assert failure.failure_class.name == name
+        assert words in failure.detail
+
+
+@pytest.mark.parametrize(
     ("url", "words"),
     [
         ("http://example.org", "neither this machine's loopback nor an allowed host"),
