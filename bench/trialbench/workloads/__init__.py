@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -111,6 +112,9 @@ def load_workload(
         raise UsageError(
             "the workload does not fit its schema (see `trialbench schema workload`):\n  " + "\n  ".join(lines)
         )
+    if not _finite(document.get("request")):
+        # It is sent as it stands, whatever its keys are.
+        raise UsageError(f"{path}: request: expected finite numbers, found NaN or one that is infinite")
     if settings:
         _check_variables(settings, declared, document["messages"], path)
     listed = _scenes(document, path, scenes_file)
@@ -252,6 +256,13 @@ def _holds_itself(value: object, above: set[int], done: set[int]) -> bool:
     above.remove(id(value))
     done.add(id(value))
     return found
+
+
+def _finite(value: object) -> bool:
+    """Whether JSON has all numbers in `value`: YAML also has `.nan` and `.inf`, and 1e400 is read as infinite."""
+    if isinstance(value, (dict, list)):
+        return all(map(_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _mapping(document: Any, path: Path) -> dict[str, Any]:

@@ -285,6 +285,9 @@ OWN = MINIMAL + "contract: {words: [[left, right]]}\n"
         ({"text": OWN.replace("Hello", "null")}, "mine.yml:6: variables.greeting: expected its value in this file"),
         ({"text": OWN.replace("Hello", "{file: /etc/hostname}")}, "prompt and image alone, found a file"),
         ({"text": OWN + "request: {since: 2026-02-03}\n"}, "mine.yml: expected values that JSON can hold"),
+        ({"text": OWN + "request: {top_p: .nan}\n"}, "mine.yml: request: expected finite numbers"),
+        ({"text": OWN + "request: {deep: [{at: 1.0e+400}]}\n"}, "mine.yml: request: expected finite numbers"),
+        ({"text": OWN.replace("max_tokens: 5", "max_tokens: 5\n  temperature: .nan")}, "expected number, found NaN"),
         ({"text": OWN + "request: &a {more: *a}\n"}, "mine.yml: expected a value for every anchor"),
     ],
 )
