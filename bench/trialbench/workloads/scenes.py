@@ -16,11 +16,13 @@ from typing import Any
 from trialbench import schemas
 from trialbench.errors import UsageError
 from trialbench.files import read_text
-from trialbench.workloads.parsers import Calls, Contract, Fits, Parsed, Words, canonical, parse
+from trialbench.workloads.parsers import Calls, Contract, Fits, Matches, Parsed, Words, canonical, parse
 
 # In place of a word that may be any.
 ANY = "*"
 _COLUMNS = ("id", "image", "expected", "group")
+# How much of a contract an error shows.
+_MOST_TOLD = 200
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,27 @@ def meaning(label: object, contract: Contract | None, where: str) -> tuple[str, 
         found = _parsed(canonical(label), contract)
     if found.strategy != 1 or found.words is None:
         unquoted = ", a truth value as YAML reads it: quote the word" if isinstance(label, bool) else ""
-        raise UsageError(f"{where}: expected an answer that keeps the contract exactly, found {text!r:.80}{unquoted}")
+        raise UsageError(
+            f"{where}: expected an answer that keeps the contract exactly ({accepts(contract)}), "
+            f"found {text!r:.80}{unquoted}"
+        )
     return found.words
+
+
+def accepts(contract: Contract) -> str:
+    """What keeps a contract exactly, in words."""
+    if isinstance(contract, Words):
+        told = ", then ".join(f"one of {', '.join(words)}" for words in contract.words)
+        told += f", between them {contract.separator!r}" if len(contract.words) > 1 else ""
+    elif isinstance(contract, Fits):
+        told = f"JSON that fits {json.dumps(contract.schema)}"
+    elif isinstance(contract, Matches):
+        told = f"all of it like {contract.pattern.pattern}"
+    elif isinstance(contract, Calls):
+        told = f"arguments of {contract.name}" + (f" that fit {json.dumps(contract.schema)}" if contract.schema else "")
+    else:
+        told = f"what {contract.name} reads"
+    return told if len(told) <= _MOST_TOLD else f"{told[: _MOST_TOLD - 3]}..."
 
 
 def _text(label: object, contract: Contract, where: str) -> str:

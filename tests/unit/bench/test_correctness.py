@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import SLO_SAMPLES
 from sample_lines import made
 from trialbench import stats
 from trialbench.measure.sample import Sample
@@ -219,6 +220,10 @@ def test_levels_of_few_samples_and_of_replies_that_never_came(
     summary: Any = Told(None, (2 * STEADY)[:n], lost)
     [level] = levels(Plan(**plan), summary, summary.lines)
     assert (level.finding, words in level.text) == (finding, True), level.text
+
+
+def test_phase_0_knows_how_many_samples_a_level_takes() -> None:
+    assert {"p95_ms": stats.least_n(0.95), "hz": stats.least_n(0.5)} == SLO_SAMPLES
 
 
 def test_the_report_says_how_many_requests_no_latency_has() -> None:
