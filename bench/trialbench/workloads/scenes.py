@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,6 +133,8 @@ def meaning(label: object, contract: Contract | None, where: str) -> tuple[str, 
     if isinstance(contract, Words):
         contract = Words(tuple((*words, ANY) for words in contract.words), contract.separator)
     found = _parsed(text, contract)
+    if found.strategy != 1 and isinstance(contract, Words):
+        found = _spelled(text, contract)
     if found.strategy != 1 and isinstance(label, str) and isinstance(contract, Fits):
         # A text may be JSON, as every cell of a table is, or the value itself.
         found = _parsed(canonical(label), contract)
@@ -142,6 +145,19 @@ def meaning(label: object, contract: Contract | None, where: str) -> tuple[str, 
             f"found {text!r:.80}{unquoted}"
         )
     return found.words
+
+
+def _spelled(text: str, contract: Words) -> Parsed:
+    """What a label means whose letters with accents are spelled in the other of two ways that look alike."""
+    own = {_nfc(word): word for words in contract.words for word in words}
+    found = parse(
+        _nfc(text), Words(tuple(tuple(map(_nfc, words)) for words in contract.words), _nfc(contract.separator))
+    )
+    return found if found.words is None else Parsed(found.strategy, tuple(own[word] for word in found.words))
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def accepts(contract: Contract) -> str:

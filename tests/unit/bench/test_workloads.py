@@ -286,6 +286,11 @@ OWN = MINIMAL + "contract: {words: [[left, right]]}\n"
         ({"text": OWN.replace("Hello", "null")}, "mine.yml:6: variables.greeting: expected its value in this file"),
         ({"text": OWN.replace("Hello", "{file: /etc/hostname}")}, "prompt and image alone, found a file"),
         ({"text": OWN + "request: {since: 2026-02-03}\n"}, "mine.yml: expected values that JSON can hold"),
+        (
+            {"text": OWN.replace("max_tokens: 5", "max_tokens: 5\n  max_tokens: 7")},
+            "mine.yml:9: expected every key once",
+        ),
+        ({"text": OWN + "scenes: [{id: a, expected: left, expected: right}]\n"}, "found 'expected' again"),
         ({"text": OWN + "request: {top_p: .nan}\n"}, "mine.yml: request: expected finite numbers"),
         ({"text": OWN + "request: {deep: [{at: 1.0e+400}]}\n"}, "mine.yml: request: expected finite numbers"),
         ({"text": OWN.replace("max_tokens: 5", "max_tokens: 5\n  temperature: .nan")}, "expected number, found NaN"),
@@ -348,6 +353,10 @@ ACCEPTED = "labels.csv:2: scene s2: expected: expected an answer that keeps the 
             f"{ACCEPTED} (one of left, right, *), found 'lefft'",
         ),
         (OWN, {"labels": [{**AT_2, "label": "Left"}]}, "found 'Left'"),
+        # One letter with an accent, in both of its spellings.
+        (OWN.replace("right]", "f\u00fcr]"), {"labels": [{**AT_2, "label": "fu\u0308r"}]}, None),
+        (OWN.replace("right]", "fu\u0308r]"), {"labels": [{**AT_2, "label": "f\u00fcr"}]}, None),
+        (OWN.replace("right]", "f\u00fcr]"), {"labels": [{**AT_2, "label": "fur"}]}, "found 'fur'"),
         (
             MINIMAL + "contract: {words: [[left, right], [near, far]], separator: ', '}\n",
             {"labels": [{**AT_2, "label": "left near"}]},
