@@ -112,10 +112,42 @@ def test_a_scene_counts_once_however_often_it_was_asked() -> None:
 
 
 def test_a_tie_is_not_right() -> None:
-    told = found([*asked([True]), *asked([False])], asked([True]))
+    told = found([*asked([True]), *asked([False])], asked([True], repeats=2))
     assert told is not None
     assert told.labeled is not None
     assert told.labeled.all.candidate == 0
+
+
+@pytest.mark.parametrize(("scenes", "share"), [(100, 0.7), (60, 0.7), (100, 0.9)])
+def test_a_model_whose_replies_vary_does_not_differ_from_itself(scenes: int, share: float) -> None:
+    rng, shown, runs = random.Random(4), 0, 25
+
+    def varied() -> list[Sample]:
+        return [
+            replace(one, scene=f"s{at % scenes}")
+            for at, one in enumerate(asked([rng.random() < share for _ in range(100)]))
+        ]
+
+    for _ in range(runs):
+        segments = {name: varied() for name in ("nav-candidate", "nav-baseline-a1", "nav-baseline-a2")}
+        told = correctness(lambda name, kept=segments: kept.get(name, []), Workload("nav"))
+        assert told is not None
+        assert told.labeled is not None
+        shown += told.labeled.finding != "not_shown"
+    assert shown <= 4
+
+
+def test_of_both_models_as_many_replies_count() -> None:
+    candidate = asked([True, False])
+    segments = {
+        "nav-candidate": candidate,
+        "nav-baseline-a1": asked([True]),
+        "nav-baseline-a2": [*asked([False]), *asked([False]), replace(asked([True])[0], scene="s1")],
+    }
+    told = correctness(lambda name: segments.get(name, []), Workload("nav"))
+    assert told is not None
+    assert told.labeled is not None
+    assert (told.agree, told.labeled.won, told.labeled.lost) == (1, [], ["s1"])
 
 
 def test_groups_are_counted_beside_all() -> None:
