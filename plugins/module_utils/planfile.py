@@ -376,6 +376,9 @@ def _check(plan: Plan) -> None:
     ties = plan.review_ties_percent
     if ties is not None and not 0 < ties <= 100:
         _fail("review_ties_percent", "more than 0, and at most 100", ties)
+    points = plan.accuracy_not_worse_by
+    if points is not None and points > 100:
+        _fail("accuracy_not_worse_by", "percentage points, at most 100", points)
     if not plan.candidate.port:
         _fail("candidate.port", "the port it listens on", plan.candidate.port)
     limits = plan.limits
