@@ -15,6 +15,7 @@ import fnmatch
 import hashlib
 import io
 import keyword
+import math
 import re
 import unicodedata
 from dataclasses import dataclass, field
@@ -226,5 +227,7 @@ def _literal(cell: str) -> Any:
     try:
         found = ast.literal_eval(cell.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return cell
+    if isinstance(found, float) and not math.isfinite(found):
         return cell
     return found if isinstance(found, (str, int, float, type(None))) else cell
