@@ -25,7 +25,7 @@ def problems(listed: Sequence[Any], *, labels: Sequence[Any] = (), judged: bool 
         listed: `workloads` of a plan. One without a text is packaged; one that is not packaged here is left to
             the image, which may be of another version.
         labels: right answers of the host's scenes, each with its `place` and its `label`.
-        judged: whether the candidate is judged by right answers, which only the workload that decides may have.
+        judged: whether right answers judge the candidate, which only the workload that decides may have.
     """
     found: list[str] = []
     for entry in listed:
