@@ -95,6 +95,12 @@ def order_interval(n: int, q: float) -> tuple[int, int] | None:
 
 
 @cache
+def least_n(q: float) -> int:
+    """The smallest sample that bounds the q-quantile from both sides."""
+    return next(n for n in itertools.count(1) if order_interval(n, q) is not None)
+
+
+@cache
 def lower_rank(n: int, q: float) -> int | None:
     """1-based rank whose value is at most the q-quantile with one-sided `CONFIDENCE`; None if n is too small."""
     below = _below(n, q)

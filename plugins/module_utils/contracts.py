@@ -38,7 +38,7 @@ from . import (
     tenants,
     upgrades,
 )
-from .plan import DEPENDENTS_S, MIB_PER_GB, Gpu, Http, Plan, Site, Tenant
+from .plan import DEPENDENTS_S, MIB_PER_GB, SLO_SAMPLES, Gpu, Http, Plan, Site, Tenant
 from .run import Ran
 from .words import counted
 
@@ -62,6 +62,7 @@ class Contract:
 
     ``spared`` means that it holds only because this is a rehearsal: a trial would find it broken, and ``todo`` says
     what to do about it. ``warning`` is what a person should know about the host although the contract holds.
+    ``labels`` are right answers, each with its ``place``, for the controller: it knows how replies are read.
     """
 
     id: int
@@ -73,6 +74,7 @@ class Contract:
     todo: str
     spared: bool = False
     warning: str = ""
+    labels: list[dict[str, str]] = field(default_factory=list)
 
 
 def run_command(argv: Sequence[str]) -> Ran:
@@ -135,6 +137,7 @@ class _Finding:
     todo: str = ""
     trial_only: bool = False
     warning: str = ""
+    labels: list[dict[str, str]] = field(default_factory=list)
 
 
 def _together(jobs: Sequence[Callable[[], T]], limit_s: float) -> list[T | Exception]:
@@ -585,7 +588,7 @@ def _alone(_plan: Site, host: Host) -> _Finding:
 
 
 def _camera(plan: Plan, _host: Host) -> _Finding:
-    found = _camera_image(plan)
+    found = dataclasses.replace(_camera_image(plan), warning=_too_few(plan))
     if not found.ok or plan.scenes is None:
         return found
     folder = Path(plan.scenes.folder).expanduser()
@@ -601,7 +604,24 @@ def _camera(plan: Plan, _host: Host) -> _Finding:
         # After the window nothing else could be said than that it is not known.
         needed = "accuracy_not_worse_by needs scenes with the right answer"
         return _Finding(False, f"{needed}, found none in {len(drawn)} scenes of {folder}")
-    return _Finding(True, f"{found.found}; {len(drawn)} scenes of {folder}, {labeled} of them with the right answer")
+    text = f"{found.found}; {len(drawn)} scenes of {folder}, {labeled} of them with the right answer"
+    labels = [
+        {"place": f"{scene.place}: scene {scene.id}: expected", "label": scene.expected}
+        for scene in drawn
+        if scene.expected and not plan.rehearsal
+    ]
+    return _Finding(True, text, warning=found.warning, labels=labels)
+
+
+def _too_few(plan: Plan) -> str:
+    """Which declared levels of service this trial can't show as kept, whatever it measures."""
+    work = plan.decider
+    return "; ".join(
+        f"slo.{name} can't be shown as kept by {counted(work.n, 'sample')} of {work.name}, and then "
+        f"the candidate is not adopted: it takes {least} (n in trial_workloads)"
+        for name, least in SLO_SAMPLES.items()
+        if plan.slo and getattr(plan.slo, name) and work.n < least and not plan.rehearsal
+    )
 
 
 def _camera_image(plan: Plan) -> _Finding:
@@ -921,7 +941,8 @@ def _contract(term: _Term, plan: Site, result: _Finding | Exception) -> Contract
     lenient = not result.ok and not spared and not term.required(plan)
     warning = f"{result.found}. What to do: {todo}." if lenient else result.warning
     ok = result.ok or spared or lenient
-    return Contract(term.id, term.name, term.expected(plan), result.found, ok, why, todo, spared, warning)
+    found = (term.id, term.name, term.expected(plan), result.found, ok, why, todo, spared, warning)
+    return Contract(*found, labels=result.labels)
 
 
 def _evaluate(terms: Sequence[_Term], plan: Site, host: Host) -> list[Contract]:

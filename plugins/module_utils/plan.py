@@ -326,6 +326,10 @@ class Slo:
     hz: float = 0.0
 
 
+# How many samples it takes to show that such a level is kept: the exact 95 % interval of p95, and that of the median.
+SLO_SAMPLES = {"p95_ms": 72, "hz": 6}
+
+
 @dataclass(frozen=True)
 class Hook:
     """A command that runs when a trial opens, closes or is decided, and when a restore fails: argv, no shell line."""

@@ -37,6 +37,8 @@ SMOKE = "smoke"
 # Polls come every third of a lease; below this a busy controller's polls would come too late.
 LEASE_MIN_S = 5.0
 MAX_PORT = 65535
+# Larger ones are mistakes: no clock holds so many seconds, and 64 bits no such whole number.
+MAX_NUMBER, MAX_WHOLE = 1e15, 10**18
 # One picture is no evidence about others; more than that nobody waits for in a window.
 MIN_SCENES, MAX_SCENES = 2, 500
 # A template with text around it, and `-e KEY=VALUE`, give texts. A whole number has at most 18 digits: 64 bits hold it.
@@ -80,6 +82,13 @@ def _from_text(kind: Any, text: str) -> Any:
     return text
 
 
+def _check_number(value: float, where: str, limit: float) -> None:
+    # By comparison: NaN is in no order, and a whole number may be too large for a float.
+    if not -limit < value < limit:
+        finite = isinstance(value, int) or math.isfinite(value)
+        _fail(where, f"a number below {limit:g}" if finite else "a finite number", value)
+
+
 def _convert(kind: Any, value: Any, where: str) -> Any:
     if isinstance(value, str):
         value = _from_text(kind, value)
@@ -99,8 +108,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
             _fail(where, "a mapping", value)
         return dict(value)
     if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            _fail(where, "a finite number", value)
+        _check_number(value, where, MAX_NUMBER)
         return float(value)
     if kind is int and isinstance(value, bool):
         _fail(where, "a whole number", value)
@@ -192,7 +200,14 @@ def _check_figures(item: Any, where: str) -> None:
     elif isinstance(item, list):
         for i, part in enumerate(item):
             _check_figures(part, f"{where}[{i}]")
+    elif isinstance(item, dict):
+        # It is sent or compared as it stands, so any number of JSON may be meant.
+        try:
+            json.dumps(item, allow_nan=False)
+        except ValueError:
+            _fail(where, "finite numbers", item)
     elif isinstance(item, (int, float)):
+        _check_number(item, where, MAX_WHOLE if isinstance(item, int) else MAX_NUMBER)
         name = where.rsplit(".", 1)[-1]
         if item < 0 or (item == 0 and name in MORE_THAN_NOTHING):
             _fail(where, "more than 0" if name in MORE_THAN_NOTHING else "0 or more", item)
@@ -207,8 +222,6 @@ def check_figures(arguments: Mapping[str, Any]) -> None:
         PlanError: one is below 0, or 0 or no number where that can't be meant.
     """
     for name, value in arguments.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            _fail(name, "a finite number", value)
         _check_figures(value, name)
 
 
@@ -363,6 +376,9 @@ def _check(plan: Plan) -> None:
     ties = plan.review_ties_percent
     if ties is not None and not 0 < ties <= 100:
         _fail("review_ties_percent", "more than 0, and at most 100", ties)
+    points = plan.accuracy_not_worse_by
+    if points is not None and points > 100:
+        _fail("accuracy_not_worse_by", "percentage points, at most 100", points)
     if not plan.candidate.port:
         _fail("candidate.port", "the port it listens on", plan.candidate.port)
     limits = plan.limits

@@ -15,6 +15,7 @@ import fnmatch
 import hashlib
 import io
 import keyword
+import math
 import re
 import unicodedata
 from dataclasses import dataclass, field
@@ -39,13 +40,17 @@ class ScenesError(ValueError):
 
 @dataclass(frozen=True)
 class Scene:
-    """One question: a picture, the arguments of the prompt function that it changes, and what is known about it."""
+    """One question: a picture, the arguments of the prompt function that it changes, and what is known about it.
+
+    ``place`` is its file and line in the table, empty without a row.
+    """
 
     id: str
     image: Path
     arguments: dict[str, Any] = field(default_factory=dict)
     expected: str = ""
     group: str = ""
+    place: str = ""
 
 
 def find(wanted: Scenes, folder: Path) -> list[Scene]:
@@ -58,8 +63,8 @@ def find(wanted: Scenes, folder: Path) -> list[Scene]:
     # A pattern such as * fits the table, too.
     images.pop(wanted.labels, None)
     rows = _table(folder / wanted.labels, images) if wanted.labels else []
-    named = {row["image"] for row in rows}
-    found = [_scene(row, images[row["image"]], folder / wanted.labels) for row in rows]
+    named = {row["image"] for _unused, row in rows}
+    found = [_scene(row, images[row["image"]], place) for place, row in rows]
     found += [Scene(_name(path), path) for name, path in images.items() if name not in named]
     if len(found) < 2:
         raise ScenesError(f"{folder}: expected at least two pictures like {wanted.pattern}, found {len(found)}")
@@ -154,7 +159,8 @@ def _images(folder: Path, pattern: str) -> dict[str, Path]:
     }
 
 
-def _table(path: Path, images: dict[str, Path]) -> list[dict[str, str]]:
+def _table(path: Path, images: dict[str, Path]) -> list[tuple[str, dict[str, str]]]:
+    """The rows of the table, each with its place."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_TABLE_BYTES + 1)
@@ -192,7 +198,7 @@ def _table(path: Path, images: dict[str, Path]) -> list[dict[str, str]]:
                     f"{path}:{reader.line_num}: expected a picture of its folder that fits the pattern, "
                     f"found {row['image']!r}"
                 )
-            rows.append({**row, "image": image})
+            rows.append((f"{path}:{reader.line_num}", {**row, "image": image}))
     except csv.Error as err:
         raise ScenesError(f"{path}:{reader.line_num}: is not CSV: {err}") from err
     return rows
@@ -203,12 +209,12 @@ def _is_argument(name: str) -> bool:
     return name.isidentifier() and not keyword.iskeyword(name) and name.lower() not in _COLUMNS
 
 
-def _scene(row: dict[str, str], image: Path, path: Path) -> Scene:
+def _scene(row: dict[str, str], image: Path, place: str) -> Scene:
     name = row.get("id") or _name(image)
     if _ODD.search(name) or not name[:1].isalnum():
-        raise ScenesError(f"{path}: expected ids of letters, digits, dot, dash, underscore, found {name!r}")
+        raise ScenesError(f"{place}: expected ids of letters, digits, dot, dash, underscore, found {name!r}")
     arguments = {column: _literal(cell) for column, cell in row.items() if column not in _COLUMNS and cell != ""}
-    return Scene(name, image, arguments, row.get("expected") or "", row.get("group") or "")
+    return Scene(name, image, arguments, row.get("expected") or "", row.get("group") or "", place)
 
 
 def _name(image: Path) -> str:
@@ -221,5 +227,7 @@ def _literal(cell: str) -> Any:
     try:
         found = ast.literal_eval(cell.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return cell
+    if isinstance(found, float) and not math.isfinite(found):
         return cell
     return found if isinstance(found, (str, int, float, type(None))) else cell

@@ -117,6 +117,12 @@ contracts:
       description: What a person should know about the host although the contract holds; it is shown as a warning, too.
       type: str
       sample: ""
+    labels:
+      description: >-
+        Right answers of scenes, each with its C(place) and its C(label). Contract 10 of a trial has them, because the
+        controller knows how replies are read.
+      type: list
+      elements: dict
 broken:
   description: Numbers of the broken contracts.
   returned: when O(plan) or O(site) is valid

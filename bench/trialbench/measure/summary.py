@@ -3,6 +3,7 @@ same way."""
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ ADHERENCE_LIMIT = 0.95
 # Replies slower than usual by this factor are more than drift; besides the halves, the last samples are checked.
 SLOWED, _LAST = 1.5, 6
 LOST = ("connect", "dropped")
+UNANSWERED = (*LOST, "timeout")
 # How much of a server's text is kept in a taint.
 _WORDS = 120
 _CUT_SHORT = {
@@ -184,6 +186,11 @@ class SegmentSummary:
     request: Request | None
     neighbours: Watched | None  # a key of finished results
 
+    @property
+    def unanswered(self) -> int:
+        """How many requests had no whole reply, and so no latency; those that we ended ourselves are not counted."""
+        return sum(self.errors.get(name, 0) for name in UNANSWERED)
+
 
 def plain(value: object) -> Any:
     """`value` as JSON has it: dataclasses become objects, their fields in order; quantiles also have a `text`."""
@@ -257,6 +264,13 @@ def summarize(samples: Sequence[Sample], warmups: Sequence[Sample], facts: Segme
 def latencies_ms(samples: Iterable[Sample]) -> list[float]:
     """The latencies of the ok samples, in their order."""
     return _known(sample.latency_ms for sample in samples if sample.ok)
+
+
+def service_ms(samples: Iterable[Sample]) -> list[float]:
+    """The latencies as a caller has them: a request without a whole reply took longer than any other."""
+    return _known(
+        math.inf if sample.error_class in UNANSWERED else sample.latency_ms if sample.ok else None for sample in samples
+    )
 
 
 def partial(samples: Sequence[Sample], facts: SegmentFacts) -> list[str]:

@@ -1,8 +1,9 @@
 """Is it right, and is it right more often than the baseline? By scene, which is the unit of evidence.
 
 A scene that was asked several times counts once: its answer is the one given most often, and it is right if more than
-half of its replies are. With right answers in the labels, both models are compared in pairs; without them the result
-still says how often they agree, and where they do not.
+half of its replies are. Of both models as many replies count, the first ones: of two replies both have to be right, so
+a model that was asked more often would differ from itself where its replies vary. With right answers in the labels,
+both models are compared in pairs; without them the result still says how often they agree, and where they do not.
 """
 
 from __future__ import annotations
@@ -98,13 +99,16 @@ def correctness(samples: Callable[[str], Sequence[Sample]], work: Workload) -> C
 
     Args:
         samples: gives those of a segment.
-        work: the workload that decides; its baseline is A1 and A2 together.
+        work: the workload that decides; its baseline is A1, and A2 as far as A1 lacks replies.
     """
     candidate = by_question(samples(work.candidate))
     baseline = by_question([*samples(work.a1), *samples(work.a2)])
     both = [scene for scene in candidate if scene is not None and scene in baseline]
     if not both:
         return None
+    for scene in both:
+        most = min(len(candidate[scene]), len(baseline[scene]))
+        candidate[scene], baseline[scene] = candidate[scene][:most], baseline[scene][:most]
     answers = {scene: (answer_of(baseline[scene]), answer_of(candidate[scene])) for scene in both}
     rights = {scene: (_right(baseline[scene]), _right(candidate[scene])) for scene in both}
     agree = [scene for scene in both if answers[scene][0] == answers[scene][1] is not None]

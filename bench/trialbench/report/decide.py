@@ -241,6 +241,6 @@ def facts_of(
         judged=judged,
         review=review,
         partial=tuple(summary.partial),
-        levels=levels(plan, summary),
+        levels=levels(plan, summary, run.samples(plan.decider.candidate)),
         silent=tuple(name for name in compared if not (found := summary.segments.get(name)) or not found.ok),
     )

@@ -137,6 +137,8 @@ def _sparklines(segments: Segments, samples: Samples) -> str:
 def remarks(segment: SegmentSummary) -> list[str]:
     """Remarks on a segment's numbers."""
     found = [f"{count} {name}" for name, count in segment.errors.items()]
+    if segment.unanswered:
+        found.append(f"the latencies leave out {counted(segment.unanswered, 'request')} without a whole reply")
     if segment.stopped:
         found.append(f"stopped: {segment.stopped}")
     cut = segment.flags.get("length")

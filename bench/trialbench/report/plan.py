@@ -90,6 +90,7 @@ class Plan:
         accuracy_not_worse_by: points by which the candidate may be right less often; None: no gate.
         review_ties_percent: the share of ties by which a blind review says *same*; None: by none.
         p95_ms, hz: declared levels of service; None: not declared.
+        request_timeout_ms: how long a request may take; None for plans that do not say.
         decider: the workload that decides. Runs without a list of workloads are earlier ones: nav decided.
         shown: the workloads whose replies are shown side by side; in earlier runs it was describe.
     """
@@ -111,6 +112,7 @@ class Plan:
     review_ties_percent: float | None = None
     p95_ms: float | None = None
     hz: float | None = None
+    request_timeout_ms: float | None = None
     drain_min_s: float = 5.0
     tenants: tuple[Tenant, ...] = ()
     decider: Workload = Workload("nav")
@@ -155,6 +157,7 @@ def read_plan(document: Mapping[str, Any]) -> Plan:
         review_ties_percent=_number(document.get("review_ties_percent")),
         p95_ms=_number(slo.get("p95_ms")) or None,
         hz=_number(slo.get("hz")) or None,
+        request_timeout_ms=None if (limit_s := _number(limits.get("request_timeout_s"))) is None else limit_s * 1000,
         drain_min_s=float(limits.get("drain_min_s", Plan.drain_min_s)),
         tenants=tuple(
             Tenant(*(_text(tenant.get(name)) for name in ("name", "impact", "vram_process")))

@@ -8,6 +8,7 @@ and this validator, about a hundred lines, serves at run time.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -119,6 +120,9 @@ def _is_type(value: Any, name: str) -> bool:
     # bool is a kind of int in Python, in JSON it is not; 3.0 is an integer in JSON Schema.
     if isinstance(value, bool):
         return name == "boolean"
+    if isinstance(value, float) and not math.isfinite(value):
+        # YAML has them, JSON does not.
+        return False
     if name == "integer" and isinstance(value, float):
         return value.is_integer()
     return isinstance(value, _TYPES[name])

@@ -185,10 +185,13 @@ def _workloads(options: argparse.Namespace) -> int:
     listed = plan.get("workloads") if isinstance(plan, dict) else None
     if not isinstance(listed, list):
         raise UsageError("expected a plan with a list of workloads, found none")
-    found = "\n  ".join(problems(listed))
+    # Only the host can count the right answers of its own scenes, and a rehearsal measures nothing.
+    measured = str(plan.get("rehearsal")).lower() != "true"
+    judged = measured and plan.get("accuracy_not_worse_by") is not None and not plan.get("scenes")
+    found = "\n  ".join(problems(listed, labels=plan.get("labels") or (), judged=judged))
     if found:
         raise UsageError(
             f"expected workloads that a trial can send and whose replies it can read, found:\n  {found}\n"
-            "Correct these files of trial_workloads and start again; no tenant was touched."
+            "Correct these files (trial_workloads, trial_scenes) and start again; no tenant was touched."
         )
     return 0

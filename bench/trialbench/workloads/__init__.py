@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -111,6 +112,9 @@ def load_workload(
         raise UsageError(
             "the workload does not fit its schema (see `trialbench schema workload`):\n  " + "\n  ".join(lines)
         )
+    if not _finite(document.get("request")):
+        # It is sent as it stands, whatever its keys are.
+        raise UsageError(f"{path}: request: expected finite numbers, found NaN or one that is infinite")
     if settings:
         _check_variables(settings, declared, document["messages"], path)
     listed = _scenes(document, path, scenes_file)
@@ -223,13 +227,19 @@ def _parsed(text: str, path: Path) -> Any:
     if path.suffix == ".json":
         # The trial writes JSON, which needs no YAML parser: that saves 30 ms of the window.
         try:
-            return json.loads(text)
+            return json.loads(text, object_pairs_hook=_once)
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{path}: is not JSON: {error}") from error
     import yaml
 
     try:
-        found = yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        twice = _twice(node, set())
+        if twice is not None:
+            line = twice.start_mark.line + 1
+            raise UsageError(f"{path}:{line}: expected every key once, found {twice.value!r} again")
+        found = None if node is None else loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UsageError(f"{path}{line}: is not YAML: {error.problem}") from error
@@ -239,6 +249,35 @@ def _parsed(text: str, path: Path) -> Any:
     if _holds_itself(found, set(), set()):
         raise UsageError(f"{path}: expected a value for every anchor, found one that is within itself")
     return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, whose keys Python would let the last one win."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"expected every key once, found {next(one for one in names if names.count(one) > 1)!r} again")
+    return found
+
+
+def _twice(node: Any, done: set[int]) -> Any:
+    """The node of a key that its mapping of YAML has already, at any depth; None where all differ."""
+    import yaml
+
+    if not isinstance(node, yaml.CollectionNode) or id(node) in done:
+        return None
+    done.add(id(node))
+    names: set[tuple[str, str]] = set()
+    for part in node.value:
+        key, *values = part if isinstance(part, tuple) else (None, part)
+        if isinstance(key, yaml.ScalarNode):
+            if (key.tag, key.value) in names:
+                return key
+            names.add((key.tag, key.value))
+        found = next((one for one in (_twice(value, done) for value in values) if one is not None), None)
+        if found is not None:
+            return found
+    return None
 
 
 def _holds_itself(value: object, above: set[int], done: set[int]) -> bool:
@@ -252,6 +291,13 @@ def _holds_itself(value: object, above: set[int], done: set[int]) -> bool:
     above.remove(id(value))
     done.add(id(value))
     return found
+
+
+def _finite(value: object) -> bool:
+    """Whether JSON has all numbers in `value`: YAML also has `.nan` and `.inf`, and 1e400 is read as infinite."""
+    if isinstance(value, (dict, list)):
+        return all(map(_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _mapping(document: Any, path: Path) -> dict[str, Any]:

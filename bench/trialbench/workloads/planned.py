@@ -11,17 +11,21 @@ from typing import Any
 from trialbench.errors import UsageError
 from trialbench.files import read_text
 from trialbench.workloads import Workload, load_workload, packaged, parse_document
+from trialbench.workloads.parsers import Contract
+from trialbench.workloads.scenes import meaning
 
 # The trial gives a workload these two; here anything stands for them.
 _PROMPT, _PICTURE = "prompt.txt", "camera.gif"
 
 
-def problems(listed: Sequence[Any]) -> list[str]:
+def problems(listed: Sequence[Any], *, labels: Sequence[Any] = (), judged: bool = False) -> list[str]:
     """What keeps a trial from sending the workloads of its plan, or from reading their replies, a sentence each.
 
     Args:
         listed: `workloads` of a plan. One without a text is packaged; one that is not packaged here is left to
             the image, which may be of another version.
+        labels: right answers of the host's scenes, each with its `place` and its `label`.
+        judged: whether right answers judge the candidate, which only the workload that decides may have.
     """
     found: list[str] = []
     for entry in listed:
@@ -30,12 +34,33 @@ def problems(listed: Sequence[Any]) -> list[str]:
         if text is None and name not in packaged():
             continue
         try:
-            contract = _as_sent(name, text).contract
+            work = _as_sent(name, text)
         except UsageError as error:
             found.append(str(error))
             continue
-        if entry.get("role") == "decides" and contract is None:
+        if entry.get("role") != "decides":
+            continue
+        if work.contract is None:
             found.append(f"{name}.yml: expected a contract, because this workload decides, found none")
+            continue
+        found += _unread(labels, work.contract)
+        if judged and not any(scene.expected for scene in work.scenes):
+            scenes = f"none in its {len(work.scenes)}" if work.scenes else "no scenes"
+            found.append(
+                f"{name}.yml: expected scenes with the right answer, because accuracy_not_worse_by is decided by them, "
+                f"found {scenes}"
+            )
+    return found
+
+
+def _unread(labels: Sequence[Any], contract: Contract) -> list[str]:
+    """The labels that no reply could equal, a sentence each."""
+    found = []
+    for one in labels:
+        try:
+            meaning(one["label"], contract, one["place"])
+        except UsageError as error:
+            found.append(str(error))
     return found
 
 

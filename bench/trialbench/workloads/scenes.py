@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +17,13 @@ from typing import Any
 from trialbench import schemas
 from trialbench.errors import UsageError
 from trialbench.files import read_text
-from trialbench.workloads.parsers import Calls, Contract, Fits, Parsed, Words, canonical, parse
+from trialbench.workloads.parsers import Calls, Contract, Fits, Matches, Parsed, Words, canonical, parse
 
 # In place of a word that may be any.
 ANY = "*"
 _COLUMNS = ("id", "image", "expected", "group")
+# How much of a contract an error shows.
+_MOST_TOLD = 200
 
 
 @dataclass(frozen=True)
@@ -130,13 +133,47 @@ def meaning(label: object, contract: Contract | None, where: str) -> tuple[str, 
     if isinstance(contract, Words):
         contract = Words(tuple((*words, ANY) for words in contract.words), contract.separator)
     found = _parsed(text, contract)
+    if found.strategy != 1 and isinstance(contract, Words):
+        found = _spelled(text, contract)
     if found.strategy != 1 and isinstance(label, str) and isinstance(contract, Fits):
         # A text may be JSON, as every cell of a table is, or the value itself.
         found = _parsed(canonical(label), contract)
     if found.strategy != 1 or found.words is None:
         unquoted = ", a truth value as YAML reads it: quote the word" if isinstance(label, bool) else ""
-        raise UsageError(f"{where}: expected an answer that keeps the contract exactly, found {text!r:.80}{unquoted}")
+        raise UsageError(
+            f"{where}: expected an answer that keeps the contract exactly ({accepts(contract)}), "
+            f"found {text!r:.80}{unquoted}"
+        )
     return found.words
+
+
+def _spelled(text: str, contract: Words) -> Parsed:
+    """What a label means whose letters with accents are spelled in the other of two ways that look alike."""
+    own = {_nfc(word): word for words in contract.words for word in words}
+    found = parse(
+        _nfc(text), Words(tuple(tuple(map(_nfc, words)) for words in contract.words), _nfc(contract.separator))
+    )
+    return found if found.words is None else Parsed(found.strategy, tuple(own[word] for word in found.words))
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def accepts(contract: Contract) -> str:
+    """What keeps a contract exactly, in words."""
+    if isinstance(contract, Words):
+        told = ", then ".join(f"one of {', '.join(words)}" for words in contract.words)
+        told += f", between them {contract.separator!r}" if len(contract.words) > 1 else ""
+    elif isinstance(contract, Fits):
+        told = f"JSON that fits {json.dumps(contract.schema)}"
+    elif isinstance(contract, Matches):
+        told = f"all of it like {contract.pattern.pattern}"
+    elif isinstance(contract, Calls):
+        told = f"arguments of {contract.name}" + (f" that fit {json.dumps(contract.schema)}" if contract.schema else "")
+    else:
+        told = f"what {contract.name} reads"
+    return told if len(told) <= _MOST_TOLD else f"{told[: _MOST_TOLD - 3]}..."
 
 
 def _text(label: object, contract: Contract, where: str) -> str:

@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import SLO_SAMPLES
 from sample_lines import made
 from trialbench import stats
 from trialbench.measure.sample import Sample
 from trialbench.report.correctness import Correctness, correctness
 from trialbench.report.levels import levels
-from trialbench.report.measured import correctness_table
+from trialbench.report.measured import correctness_table, remarks
 from trialbench.report.plan import Plan, Workload
 
 RIGHT, WRONG = ["left", "large"], ["right", "large"]
@@ -111,10 +112,42 @@ def test_a_scene_counts_once_however_often_it_was_asked() -> None:
 
 
 def test_a_tie_is_not_right() -> None:
-    told = found([*asked([True]), *asked([False])], asked([True]))
+    told = found([*asked([True]), *asked([False])], asked([True], repeats=2))
     assert told is not None
     assert told.labeled is not None
     assert told.labeled.all.candidate == 0
+
+
+@pytest.mark.parametrize(("scenes", "share"), [(100, 0.7), (60, 0.7), (100, 0.9)])
+def test_a_model_whose_replies_vary_does_not_differ_from_itself(scenes: int, share: float) -> None:
+    rng, shown, runs = random.Random(4), 0, 25
+
+    def varied() -> list[Sample]:
+        return [
+            replace(one, scene=f"s{at % scenes}")
+            for at, one in enumerate(asked([rng.random() < share for _ in range(100)]))
+        ]
+
+    for _ in range(runs):
+        segments = {name: varied() for name in ("nav-candidate", "nav-baseline-a1", "nav-baseline-a2")}
+        told = correctness(lambda name, kept=segments: kept.get(name, []), Workload("nav"))
+        assert told is not None
+        assert told.labeled is not None
+        shown += told.labeled.finding != "not_shown"
+    assert shown <= 4
+
+
+def test_of_both_models_as_many_replies_count() -> None:
+    candidate = asked([True, False])
+    segments = {
+        "nav-candidate": candidate,
+        "nav-baseline-a1": asked([True]),
+        "nav-baseline-a2": [*asked([False]), *asked([False]), replace(asked([True])[0], scene="s1")],
+    }
+    told = correctness(lambda name: segments.get(name, []), Workload("nav"))
+    assert told is not None
+    assert told.labeled is not None
+    assert (told.agree, told.labeled.won, told.labeled.lost) == (1, [], ["s1"])
 
 
 def test_groups_are_counted_beside_all() -> None:
@@ -140,12 +173,17 @@ def test_one_question_has_no_answers_by_scene() -> None:
 class Told:
     """A summary, as far as levels look at it."""
 
-    def __init__(self, correct: Correctness | None, latencies: list[float]) -> None:
+    def __init__(self, correct: Correctness | None, latencies: list[float], lost: dict[str, int]) -> None:
         from trialbench.measure.summary import SegmentFacts, summarize
 
-        lines = [made(at, float(at), latency) for at, latency in enumerate(latencies, 1)]
+        self.lines = [made(at, float(at), latency) for at, latency in enumerate(latencies, 1)]
+        self.lines += [
+            made(900, 1000.0, ok=False, error_class=name, latency_ms=None)
+            for name, times in lost.items()
+            for _ in range(times)
+        ]
         self.correctness = correct
-        self.segments = {"nav-candidate": summarize(lines, [], SegmentFacts("nav", len(lines), True, False))}
+        self.segments = {"nav-candidate": summarize(self.lines, [], SegmentFacts("nav", len(self.lines), True, False))}
 
 
 STEADY = [20.0 + at % 10 / 10 for at in range(100)]
@@ -169,18 +207,64 @@ STEADY = [20.0 + at % 10 / 10 for at in range(100)]
 def test_declared_levels(
     plan: dict[str, Any], told: tuple[int, int, int, int] | None, finding: str, words: str
 ) -> None:
-    summary: Any = Told(planted(*told) if told else None, STEADY)
-    [level] = levels(Plan(**plan), summary)
+    summary: Any = Told(planted(*told) if told else None, STEADY, {})
+    [level] = levels(Plan(**plan), summary, summary.lines)
     assert level.finding == finding
     assert words in level.text
 
 
-def test_p95_of_few_samples_is_not_shown() -> None:
-    summary: Any = Told(None, STEADY[:20])
-    [level] = levels(Plan(p95_ms=30), summary)
-    assert level.finding == "INCONCLUSIVE"
+@pytest.mark.parametrize(
+    ("plan", "n", "lost", "finding", "words"),
+    [
+        ({"p95_ms": 30}, 20, {}, "INCONCLUSIVE", "20 samples cannot show that it is kept, 72 can"),
+        ({"p95_ms": 30}, 71, {}, "INCONCLUSIVE", "71 samples cannot show that it is kept, 72 can"),
+        ({"p95_ms": 30}, 72, {}, "PASS", "20.9] ms)"),
+        ({"p95_ms": 19}, 71, {}, "FAIL", "missed (>= 20.8 ms)"),
+        ({"hz": 40}, 5, {}, "INCONCLUSIVE", "5 samples cannot show that it is kept, 6 can"),
+        ({"hz": 40}, 6, {}, "PASS", "kept"),
+        ({"hz": 40}, 0, {}, "INCONCLUSIVE", "0 samples cannot show that"),
+        # A reply that never came is late, however fast the others were.
+        (
+            {"p95_ms": 30},
+            199,
+            {"timeout": 1},
+            "PASS",
+            "ms without 1 request that had no whole reply and counts as slower",
+        ),
+        ({"p95_ms": 30}, 95, {"timeout": 5}, "INCONCLUSIVE", "without 5 requests that had no whole reply and count"),
+        ({"p95_ms": 30}, 80, {"timeout": 20}, "FAIL", "missed"),
+        ({"p95_ms": 30}, 0, {"timeout": 100}, "FAIL", "missed (- ms without 100 requests"),
+        ({"p95_ms": 30}, 80, {"dropped": 12, "connect": 8}, "FAIL", "without 20 requests"),
+        # We ended these ourselves, and those came.
+        ({"p95_ms": 30}, 80, {"cut_off": 20}, "PASS", "kept"),
+        ({"p95_ms": 30}, 80, {"http_500": 20}, "PASS", "kept"),
+        ({"hz": 40}, 80, {"timeout": 20}, "PASS", "kept"),
+        ({"hz": 40}, 50, {"timeout": 50}, "INCONCLUSIVE", "not shown"),
+        ({"hz": 40}, 30, {"timeout": 70}, "FAIL", "missed"),
+        # Whether it keeps a level beyond its limit is not known of a request that was ended there.
+        ({"p95_ms": 30, "request_timeout_ms": 25.0}, 80, {"timeout": 20}, "INCONCLUSIVE", "not shown"),
+        ({"p95_ms": 30, "request_timeout_ms": 30000.0}, 80, {"timeout": 20}, "FAIL", "missed"),
+    ],
+)
+def test_levels_of_few_samples_and_of_replies_that_never_came(
+    plan: dict[str, Any], n: int, lost: dict[str, int], finding: str, words: str
+) -> None:
+    summary: Any = Told(None, (2 * STEADY)[:n], lost)
+    [level] = levels(Plan(**plan), summary, summary.lines)
+    assert (level.finding, words in level.text) == (finding, True), level.text
+
+
+def test_phase_0_knows_how_many_samples_a_level_takes() -> None:
+    assert {"p95_ms": stats.least_n(0.95), "hz": stats.least_n(0.5)} == SLO_SAMPLES
+
+
+def test_the_report_says_how_many_requests_no_latency_has() -> None:
+    segment = Told(None, STEADY[:9], {"timeout": 2, "cut_off": 1}).segments["nav-candidate"]
+    assert segment.latency_ms.p50.n == 9
+    assert "the latencies leave out 2 requests without a whole reply" in remarks(segment)
+    assert "leave out" not in str(remarks(Told(None, STEADY[:9], {"cut_off": 1}).segments["nav-candidate"]))
 
 
 def test_nothing_is_declared_unless_somebody_did() -> None:
-    summary: Any = Told(planted(2, 22, 70, 6), STEADY)
-    assert levels(Plan(), summary) == ()
+    summary: Any = Told(planted(2, 22, 70, 6), STEADY, {})
+    assert levels(Plan(), summary, summary.lines) == ()

@@ -532,6 +532,16 @@ def test_a_reviewer_counts_once(run: Path, give: Give) -> None:
             decide_folder(run, judgments=twice)
 
 
+@pytest.mark.parametrize("name", ["Ren\u00e9e Doe", "Rene\u0301e Doe", " ren\u00e9e  DOE", "Ren\u00e9e\u00a0Doe"])
+def test_a_reviewer_counts_once_however_the_name_is_spelled(run: Path, give: Give, name: str) -> None:
+    files = [
+        saved(run, {"1": "first"}, "one.json", reviewer="Ren\u00e9e Doe"),
+        saved(run, {"1": "first"}, "two.json", reviewer=name),
+    ]
+    with pytest.raises(UsageError, match="one file of each reviewer"):
+        decide_folder(run, judgments=files)
+
+
 @pytest.mark.prove
 def test_judgments_need_their_key(run: Path, give: Give) -> None:
     path = saved(run, {"1": "same"})

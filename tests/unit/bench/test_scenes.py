@@ -111,7 +111,10 @@ def test_text_alone_needs_no_picture(folder: Path) -> None:
         ([{"id": "a", "image": "none.png"}], ["none.png", "cannot be read"]),
         ([{"id": "a"}, {"id": "b"}], ["the same question in a and b"]),
         ([{"id": "a", "variables": {"gaol": "x"}}], ["gaol, which no message uses"]),
-        ([{"id": "a", "expected": "up large"}], ["scene a: expected", "keeps the contract exactly", "'up large'"]),
+        (
+            [{"id": "a", "expected": "up large"}],
+            ["scene a: expected", "keeps the contract exactly", "(one of left, ", "'up large'"],
+        ),
         ([{"id": "a", "expected": "left"}], ["keeps the contract exactly"]),
         ("none.csv", ["none.csv", "cannot be read"]),
         ("bad.csv", ["bad.csv:3", "expected 2 cells"]),

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import assume, example, given, settings
@@ -285,6 +286,14 @@ OWN = MINIMAL + "contract: {words: [[left, right]]}\n"
         ({"text": OWN.replace("Hello", "null")}, "mine.yml:6: variables.greeting: expected its value in this file"),
         ({"text": OWN.replace("Hello", "{file: /etc/hostname}")}, "prompt and image alone, found a file"),
         ({"text": OWN + "request: {since: 2026-02-03}\n"}, "mine.yml: expected values that JSON can hold"),
+        (
+            {"text": OWN.replace("max_tokens: 5", "max_tokens: 5\n  max_tokens: 7")},
+            "mine.yml:9: expected every key once",
+        ),
+        ({"text": OWN + "scenes: [{id: a, expected: left, expected: right}]\n"}, "found 'expected' again"),
+        ({"text": OWN + "request: {top_p: .nan}\n"}, "mine.yml: request: expected finite numbers"),
+        ({"text": OWN + "request: {deep: [{at: 1.0e+400}]}\n"}, "mine.yml: request: expected finite numbers"),
+        ({"text": OWN.replace("max_tokens: 5", "max_tokens: 5\n  temperature: .nan")}, "expected number, found NaN"),
         ({"text": OWN + "request: &a {more: *a}\n"}, "mine.yml: expected a value for every anchor"),
     ],
 )
@@ -308,3 +317,79 @@ def test_a_plan_without_a_list_of_workloads_is_refused(tmp_path: Path, capsys: p
     (tmp_path / "plan.json").write_text("[]")
     assert main(["workloads", str(tmp_path / "plan.json")]) == 2
     assert "expected a plan with a list of workloads" in capsys.readouterr().err
+
+
+LABELED = OWN + "scenes: [{id: a, variables: {greeting: A}%s}, {id: b, variables: {greeting: B}}]\n"
+AT_1, AT_2 = ({"place": f"/views/labels.csv:{line}: scene s{line}: expected"} for line in (1, 2))
+ACCEPTED = "labels.csv:2: scene s2: expected: expected an answer that keeps the contract exactly"
+
+
+@pytest.mark.parametrize(
+    ("text", "plan", "said"),
+    [
+        (OWN, {}, None),
+        (OWN, {"accuracy_not_worse_by": None}, None),
+        (
+            OWN,
+            {"accuracy_not_worse_by": 0},
+            "mine.yml: expected scenes with the right answer, because accuracy_not_worse_by",
+        ),
+        (OWN, {"accuracy_not_worse_by": 5, "rehearsal": True}, None),
+        (OWN, {"accuracy_not_worse_by": 5, "rehearsal": "True"}, None),
+        # Contract 10 looks at the host's own scenes.
+        (OWN, {"accuracy_not_worse_by": 5, "scenes": {"folder": "/views"}}, None),
+        (LABELED % "", {}, None),
+        (LABELED % "", {"accuracy_not_worse_by": 5}, "found none in its 2"),
+        (LABELED % ", expected: left", {"accuracy_not_worse_by": 5}, None),
+        (
+            LABELED % ", expected: up",
+            {"accuracy_not_worse_by": 5},
+            "contract exactly (one of left, right, *), found 'up'",
+        ),
+        (OWN, {"labels": [{**AT_1, "label": "left"}]}, None),
+        (
+            OWN,
+            {"labels": [{**AT_1, "label": "left"}, {**AT_2, "label": "lefft"}]},
+            f"{ACCEPTED} (one of left, right, *), found 'lefft'",
+        ),
+        (OWN, {"labels": [{**AT_2, "label": "Left"}]}, "found 'Left'"),
+        # One letter with an accent, in both of its spellings.
+        (OWN.replace("right]", "f\u00fcr]"), {"labels": [{**AT_2, "label": "fu\u0308r"}]}, None),
+        (OWN.replace("right]", "fu\u0308r]"), {"labels": [{**AT_2, "label": "f\u00fcr"}]}, None),
+        (OWN.replace("right]", "f\u00fcr]"), {"labels": [{**AT_2, "label": "fur"}]}, "found 'fur'"),
+        (
+            MINIMAL + "contract: {words: [[left, right], [near, far]], separator: ', '}\n",
+            {"labels": [{**AT_2, "label": "left near"}]},
+            "(one of left, right, *, then one of near, far, *, between them ', '), found 'left near'",
+        ),
+        (
+            MINIMAL + "contract: {schema: {type: integer}}\n",
+            {"labels": [{**AT_1, "label": "3"}, {**AT_2, "label": "3.5"}]},
+            f'{ACCEPTED} (JSON that fits {{"type": "integer"}}), found',
+        ),
+        (
+            MINIMAL + "contract: {pattern: '[a-c]+'}\n",
+            {"labels": [{**AT_2, "label": "d"}]},
+            "(all of it like [a-c]+), found 'd'",
+        ),
+        (
+            MINIMAL + "request: {tools: [{function: {name: go}}]}\ncontract: {tool: go, arguments: {required: [x]}}\n",
+            {"labels": [{**AT_2, "label": "{}"}]},
+            '(arguments of go that fit {"required": ["x"]}), found',
+        ),
+        (
+            MINIMAL + f"contract: {{words: [[{', '.join(f'word{at}' for at in range(99))}]]}}\n",
+            {"labels": [{**AT_2, "label": "x"}]},
+            "...), found 'x'",
+        ),
+    ],
+)
+def test_right_answers_are_read_before_anything_is_touched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, plan: dict[str, Any], said: str | None
+) -> None:
+    document = {"workloads": [{"name": "mine", "role": "decides", "text": text}, {"name": "describe", "role": "shown"}]}
+    (tmp_path / "plan.json").write_text(json.dumps(document | plan))
+    assert main(["workloads", str(tmp_path / "plan.json")]) == (2 if said else 0)
+    shown = " ".join(capsys.readouterr().err.split())
+    assert (said or "") in shown
+    assert shown.count("expected an answer") <= 1

@@ -143,7 +143,7 @@ def _candidate(run: Run, summary: Summary) -> list[Case]:
         finding, text = adherence_finding(facts, rules), adherence_text(facts, rules)
         passed = Case("adherence")
         cases.append(passed if finding == "PASS" else _failed(passed.name, text, [], kind=finding))
-    for level in levels(run.plan, summary):
+    for level in levels(run.plan, summary, run.samples(run.plan.decider.candidate)):
         kept = Case(level.name)
         cases.append(kept if level.finding == "PASS" else _failed(kept.name, level.text, [], kind=level.finding))
     thinking = sum(one.summary.thinking for one in run.answered_by("candidate"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ def review(run: Run, files: Sequence[Path]) -> Review:
     found: list[Judgments] = []
     for path in files:
         one = _read(path, key, run)
-        twice = next((other for other in found if other.reviewer == one.reviewer), None)
+        twice = next((other for other in found if _person(other) == _person(one)), None)
         if twice is not None:
             raise UsageError(
                 f"{path}: expected one file of each reviewer, found {one.reviewer!r} here and in {twice.path}: give the"
@@ -45,6 +46,11 @@ def review(run: Run, files: Sequence[Path]) -> Review:
             )
         found.append(one)
     return Review(key.review, tuple(one.reviewer for one in found), _tally(key, found), _agreement(key, found))
+
+
+def _person(found: Judgments) -> str:
+    """A reviewer's name as people compare names, however it is spelled."""
+    return unicodedata.normalize("NFC", " ".join(found.reviewer.split()).casefold())
 
 
 def _key(run: Run) -> Key:

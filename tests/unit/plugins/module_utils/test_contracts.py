@@ -996,6 +996,48 @@ def test_every_picture_of_the_scenes_is_looked_at(world: World) -> None:
     assert "labels.csv:2" in world.only(10).found
 
 
+def test_right_answers_go_to_the_controller(world: World) -> None:
+    views = world.folder / "views"
+    views.mkdir()
+    for name, last in (("ball", b"\1"), ("cup", b"\2")):
+        (views / f"{name}.jpg").write_bytes(JPEG[:-3] + last + JPEG[-2:])
+    (views / "labels.csv").write_text('image,expected\ncup.jpg,""\nball.jpg,lefft large\n')
+    world.data["scenes"] = {"folder": str(views), "labels": "labels.csv"}
+    told = {one.id: one.labels for one in world.evaluate().values() if one.labels}
+    assert told == {10: [{"place": f"{views}/labels.csv:3: scene ball: expected", "label": "lefft large"}]}
+    world.data["rehearsal"] = True
+    assert world.evaluate()[10].labels == []
+
+
+@pytest.mark.parametrize(
+    ("slo", "n", "warned"),
+    [
+        (None, 20, []),
+        ({"p95_ms": 0, "hz": 0}, 20, []),
+        (
+            {"p95_ms": 30},
+            71,
+            ["slo.p95_ms can't be shown as kept by 71 samples of nav", "it takes 72 (n in trial_workloads)"],
+        ),
+        ({"p95_ms": 30}, 72, []),
+        ({"hz": 10}, 5, ["slo.hz can't be shown as kept by 5 samples", "it takes 6"]),
+        ({"hz": 10}, 6, []),
+        ({"p95_ms": 30, "hz": 10}, 1, ["slo.p95_ms can't be shown as kept by 1 sample of nav", "; slo.hz"]),
+    ],
+)
+def test_a_level_that_too_few_samples_can_not_show_is_a_warning(
+    world: World, slo: dict[str, float] | None, n: int, warned: list[str]
+) -> None:
+    world.data["slo"] = slo
+    world.data["workloads"][0].update(n=n, first_n=1)
+    found = world.evaluate()[10]
+    assert found.ok
+    assert bool(found.warning) is bool(warned)
+    assert all(words in found.warning for words in warned), found.warning
+    world.data["rehearsal"] = True
+    assert world.evaluate()[10].warning == ""
+
+
 def test_a_home_folder_is_the_login_users(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(world.folder))
     world.data["contracts"]["camera"] = "~/car.jpg"

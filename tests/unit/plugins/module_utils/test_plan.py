@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -217,6 +218,21 @@ BROKEN = [
     ),
     ("limits", {"lease_s": float("nan")}, "limits.lease_s: expected a finite number, found nan"),
     ("limits", {"cap_s": float("inf")}, "limits.cap_s: expected a finite number, found inf"),
+    ("limits", {"cap_s": 1e300}, "limits.cap_s: expected a number below 1e+15, found 1e+300"),
+    ("limits", {"cap_s": 10**400}, "limits.cap_s: expected a number below 1e+15, found 1000"),
+    ("tenants.0.expected_start_s", -(10**400), "tenants[0].expected_start_s: expected a number below 1e+15"),
+    ("gpu.total_gb_min", float("nan"), "gpu.total_gb_min: expected a finite number, found nan"),
+    ("gpu.steady_gb", [float("nan"), 13.0], "gpu.steady_gb[0]: expected a finite number, found nan"),
+    ("gpu.index", 10**18, "gpu.index: expected a number below 1e+18, found 1000000000000000000"),
+    ("tenants.0.health.json", {"load": float("nan")}, "tenants[0].health.json: expected finite numbers"),
+    ("tenants.0.health.json", {"load": [-(10**400), float("-inf")]}, "tenants[0].health.json: expected finite numbers"),
+    ("slo", {"p95_ms": True}, "slo.p95_ms: expected a number, found True"),
+    ("slo", {"p95_ms": -1}, "slo.p95_ms: expected 0 or more, found -1.0"),
+    ("slo", {"hz": "fast"}, "slo.hz: expected a number, found 'fast'"),
+    ("accuracy_not_worse_by", 101, "accuracy_not_worse_by: expected percentage points, at most 100, found 101.0"),
+    ("accuracy_not_worse_by", -1, "accuracy_not_worse_by: expected 0 or more, found -1.0"),
+    ("accuracy_not_worse_by", True, "accuracy_not_worse_by: expected a number, found True"),
+    ("accuracy_not_worse_by", float("nan"), "accuracy_not_worse_by: expected a finite number, found nan"),
     ("limits", {"lease_s": -1}, "limits.lease_s: expected at least 5 s"),
     ("tenants.0.start_timeout_s", 0, "tenants[0].start_timeout_s: expected more than 0, found 0.0"),
     ("tenants.2.stop_timeout_s", -1, "tenants[2].stop_timeout_s: expected more than 0, found -1.0"),
@@ -621,3 +637,12 @@ def test_a_container_is_stopped_and_started_by_its_name_alone() -> None:
         [{"name": "search", "kind": "container", "container": "search"}], "tenants", started=True
     )
     assert tenant.health is None
+
+
+@pytest.mark.parametrize("bad", [math.nan, [math.nan], [[math.inf]], {"share": -math.inf}, 10**400, 1e300])
+def test_figures_of_modules_are_finite_at_any_depth(bad: object) -> None:
+    with pytest.raises(
+        planfile.PlanError, match=r"^limit_s.*: expected (a number below|a finite number|finite numbers)"
+    ):
+        planfile.check_figures({"limit_s": bad})
+    planfile.check_figures({"json": {"least": -1, "n": 0, "name": "x"}, "required": True, "at": [0, 1.5]})

@@ -172,7 +172,7 @@ def test_what_is_no_call_takes_no_arguments(own: str) -> None:
     ("cell", "value"),
     [
         ("3", 3), ("0.5", 0.5), ("True", True), ("None", None), ("'3'", "3"), ("a ball", "a ball"), ("[1]", "[1]"),
-        ("f(x)", "f(x)"), ("(" * 500, "(" * 500), (" 3 ", 3),
+        ("f(x)", "f(x)"), ("(" * 500, "(" * 500), (" 3 ", 3), ("1e400", "1e400"), ("-1e400", "-1e400"), ("nan", "nan"),
     ],
 )  # fmt: skip
 def test_cells_are_literals_or_texts(cell: str, value: object) -> None:
