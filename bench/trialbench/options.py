@@ -94,7 +94,7 @@ def outputs(given: Mapping[str, Path | None]) -> TextIO:
         place = destination(path)
         if place in places:
             raise UsageError(
-                f"{option} {path}: expected another file than that of {places[place]}, which it would overwrite"
+                f"{option} {path}: expected a file other than that of {places[place]}, which it would overwrite"
             )
         if isinstance(place, int) or is_file(path):
             places[place] = option

@@ -443,7 +443,7 @@ class Plan(Site):
 
     @property
     def restore_bound_s(self) -> float:
-        """Upper bound of a restore: docker, stops, the drain's limit, all starts, A2, settle period, looks, checks.
+        """Upper bound of a restore: docker, stops, drain limit, starts, A2, settle period, health answers, checks.
 
         The runner stops one tenant after another, so only one stop can be under way when it ends: a unit's is waited
         for, and any other's is asked for again after that. Besides, each tenant that runs and is ill has to be ended

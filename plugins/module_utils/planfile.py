@@ -312,7 +312,7 @@ def _check(plan: Plan) -> None:
         _fail("gpu", expected, None)
     if plan.rehearsal and not plan.stop_order:
         # Its baseline may be a filling, the first tenant that stops.
-        _fail("stop_order", "a tenant that a rehearsal stops; the role verify checks a host on which none is", [])
+        _fail("stop_order", "a tenant that a rehearsal stops; the role verify checks a host where none stops", [])
     names = [t.name for t in plan.tenants]
     if plan.baseline.tenant not in names:
         _fail("baseline.tenant", f"one of {', '.join(names)}", plan.baseline.tenant)
@@ -355,7 +355,7 @@ def _check(plan: Plan) -> None:
         _fail(
             "limits.cap_s",
             f"more than the restore bound of {plan.restore_bound_s:.0f} s (docker, stops, drain limit, "
-            "starts, A2, settle period, looks, checks)",
+            "starts, A2, settle period, health answers, checks)",
             plan.limits.cap_s,
         )
     _check_figures(plan, "")

@@ -291,7 +291,7 @@ class Restorer:
         since_s = asked[-1]["t_s"]
         if probes.age_s(process.pid) >= time.monotonic() - since_s:
             return False
-        found = f"it was asked to stop and has ended, and PID {process.pid} has come since"
+        found = f"it was asked to stop and has ended, and PID {process.pid} has appeared since"
         self.journal.write("tenant_in_flight", tenant=tenant.name, found=found)
         while time.monotonic() < since_s + tenant.stop_wait_s and probes.alive(process):
             time.sleep(POLL_S)
@@ -333,7 +333,7 @@ class Restorer:
                     trouble = str(err)
                 except TROUBLE as err:
                     # Neither up nor down: it is asked again, as long as there is time.
-                    untold[tenant.name] = f"it can't be looked at: {err}"
+                    untold[tenant.name] = f"its state can't be read: {err}"
                     continue
                 if trouble:
                     self.note_unsettled(tenant.name, trouble, began)
@@ -354,7 +354,7 @@ class Restorer:
         with contextlib.suppress(*TROUBLE):
             copies = tenants.of(tenant).copies()
         if copies:
-            self.note(f"{tenant.name} runs more than once: {copies}; end the one that is too many")
+            self.note(f"{tenant.name} runs more than once: {copies}; end the extra one")
             reason = f"it runs more than once: {copies}"
             self.journal.write("not_settled", tenant=tenant.name, reason=reason, duration_s=self.plan.settle_s)
         return bool(copies)

@@ -407,7 +407,7 @@ class Runner:
             f"another party listens on the port of {change.owner}",
             f"port {change.port} belongs to {change.owner} alone",
             change.found,
-            "find out who that is: who listens there gets prompt and picture, and can answer in its place",
+            "find out who that is: a program that listens there gets prompt and picture, and can answer in its place",
         )
 
     def begin(self, session: str, ports: Collection[int]) -> None:

@@ -135,7 +135,7 @@ def judge(plan: Site, ask: Runs) -> Beside:
         if unit.has_process or (tenant and tenant.name in plan.stop_order):
             lines = _lines(plan, unit, roots)
             if lines:
-                found.broken.append(f"{words} and would stay down, or move in another order than the trial's")
+                found.broken.append(f"{words} and would stay down, or move in an order other than the trial's")
                 found.todo.extend(lines)
             continue
         lost = units.lacks(unit, tenants.there)

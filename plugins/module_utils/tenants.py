@@ -746,7 +746,7 @@ class Script(_Commands):
     @classmethod
     def lacks(cls, tenant: Tenant, moved: bool) -> Iterator[tuple[str, str]]:
         if not tenant.port and not tenant.process:
-            yield "port", "a port or a process, because nothing else tells whether a script's tenant runs"
+            yield "port", "a port or a process, because nothing else shows whether a script tenant runs"
         yield from super().lacks(tenant, moved)
 
     def stop(self, log: Path) -> None:

@@ -103,7 +103,7 @@ def _begin(reply: httpx.Response, name: str, path: Path, have: int) -> int:
         return 0  # a server without ranges sends everything
     found_range = _RANGE.fullmatch(reply.headers.get("content-range", ""))
     if found_range is None or int(found_range[1]) not in (0, have):
-        raise _useless(path, f"{name}: the hub continues at another byte than requested")
+        raise _useless(path, f"{name}: the hub continues at a byte other than the requested one")
     return int(found_range[1])
 
 

@@ -329,7 +329,7 @@ class HttpGeneration:
                 else "",
                 f"a refusal: {message.refusal[:_DETAIL]}" if message.refusal else "",
             ]
-            return Failure(EMPTY_OUTPUT, ", and ".join(["success and no text", *filter(None, found)]))
+            return Failure(EMPTY_OUTPUT, ", and ".join(["success, but no text", *filter(None, found)]))
         if "\N{REPLACEMENT CHARACTER}" in text:
             return Failure(REPLACEMENT_CHARACTERS, f"U+FFFD {text.count(chr(0xFFFD))} times in {len(text)} characters")
         return None

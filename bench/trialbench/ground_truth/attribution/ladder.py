@@ -367,7 +367,7 @@ class _Climber:
         if not _any(weights, Status.FAIL) and causes and Cause.DEFECT not in causes:
             # Each tensor is as near as it may be, and the leads that turned are no larger than what moved everywhere.
             return Rung(
-                step, False, f"within the bounds of every tensor, and its noise turns tokens: {weights[0].says}"
+                step, False, f"every tensor is within its bound, but the noise changes tokens: {weights[0].says}"
             )
         return Rung(step, not _any(weights, Status.FAIL), weights[0].says)
 

@@ -190,7 +190,9 @@ class Evidence:
         if not made_of or not other:
             return ""
         folder = self.workspace.folder(model)
-        return f"was made from another {', '.join(other)} than lies in {folder}: make it again with `trialbench oracle`"
+        return (
+            f"was made from other files ({', '.join(other)}) than {folder} has: make it again with `trialbench oracle`"
+        )
 
     def tokenizer(self, model: Model) -> TokenizerOracle | Trouble:
         """What the model's own tokenizer says."""

@@ -287,7 +287,7 @@ def _add_tokenizer(writer: GGUFWriter, tokenizer: Tokenizer, changes: Changes) -
         writer.add_array("tokenizer.chat_templates", sorted(templates))
     for name, text in sorted(templates.items()):
         if not re.fullmatch(r"[A-Za-z0-9_]+", name):
-            raise UsageError(f"chat template {name!r}: expected letters, digits and _ for a name: no GGUF says others")
+            raise UsageError(f"chat template {name!r}: expected a name of letters, digits and _, as a GGUF needs it")
         writer.add_string(f"tokenizer.chat_template.{name}", text)
     if default is not None:
         writer.add_chat_template(default)

@@ -54,7 +54,7 @@ def understood(path: Path) -> Iterator[None]:
         yield
     except _GARBLED as error:
         text = f"{type(error).__name__}: {str(error)[:200]}"
-        raise UsageError(f"{path}: lacks or garbles something that is needed: {text}") from error
+        raise UsageError(f"{path}: a part that is needed is missing or damaged: {text}") from error
 
 
 def sha256(path: Path) -> str:

@@ -49,7 +49,7 @@ def probing(capability: Capability, read: Callable[[Case, Any], Result], **more:
             says = f"the answer has a field {error} and leaves it empty"
             return case.answer(Status.FAIL, says, cause=f"empty field: {capability.value}")
         except (KeyError, TypeError, IndexError, ValueError, AttributeError, OverflowError) as error:
-            says = f"the answer lacks or garbles what was asked for: {type(error).__name__}: {str(error)[:200]}"
+            says = f"the answer lacks what was asked for, or it is damaged: {type(error).__name__}: {str(error)[:200]}"
             return case.answer(Status.INCONCLUSIVE, says, cause=f"answer: {capability.value}")
         if answer.trouble is not None and result.status is Status.PASS:
             says = f"the answer says yes, the exit code no: {answer.trouble.text}"

@@ -145,7 +145,7 @@ class _Album:
         # Scenes of the workload's own file have no pictures of theirs.
         known = isinstance(named, str) or self._of(work) is None or scene is None
         if not known:
-            return "", "The run's folder does not tell which picture this was."
+            return "", "The run's folder does not say which picture this was."
         place = self._inputs / (named if isinstance(named, str) else "camera.jpg")
         if place not in self._ids:
             uri, why = self._embedded(place)
@@ -159,7 +159,7 @@ class _Album:
         try:
             # A name that a host wrote leads nowhere else.
             if not place.resolve().is_relative_to(self._inputs.resolve()):
-                return "", "The picture lies outside of the run's folder."
+                return "", "The picture is outside the run's folder."
             size = place.stat().st_size
             if size > min(self._left, MAX_IMAGE_BYTES):
                 return self._smaller(place)
@@ -177,7 +177,7 @@ class _Album:
         """A small copy, where the picture itself has no room."""
         small = thumbnail.thumbnail(place).uri if thumbnail.available() else ""
         if not small or len(small) > self._left_small:
-            return "", "The picture is too large for this page; it lies in the run's folder, below inputs."
+            return "", "The picture is too large for this page; it is in the run's folder, below inputs."
         self._left_small -= len(small)
         return small, ""
 
