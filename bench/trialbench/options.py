@@ -105,7 +105,7 @@ def pairs(given: Sequence[str], option: str, like: str) -> dict[str, str]:
     """`given`, each of the form `like` (such as KEY=VALUE), as a mapping; the last of a name counts.
 
     Raises:
-        UsageError: one of them is no such pair.
+        UsageError: one of them is not such a pair.
     """
     found = {}
     for one in given:

@@ -363,7 +363,7 @@ def _healthy(plan: Site, host: Host) -> _Finding:
 
 
 def _too_old(host: Host) -> str:
-    """Why this systemd could not bring the host back; empty where it could, or does not tell its version."""
+    """Why this systemd could not bring the host back; empty if it could, or if its version is unknown."""
     told = re.match(r"systemd (\d+)", host.run(("systemctl", "--version")).out)
     if told is None or int(told.group(1)) >= SYSTEMD_MIN:
         return ""

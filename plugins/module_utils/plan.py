@@ -272,7 +272,7 @@ class Workload:
     """What both models are asked, and how often.
 
     ``role`` is ``decides`` (its adherence makes the verdict, its latency is compared; one workload of a plan) or
-    ``shown`` (the replies of both models lie side by side, for a person to judge). ``text`` is the YAML of the user's
+    ``shown`` (a person judges the replies of both models side by side). ``text`` is the YAML of the user's
     own file; None: the packaged workload of that name.
 
     ``n`` counts the samples of the baseline, and of the candidate. The workload that decides has counts of its own
@@ -336,7 +336,7 @@ class Hook:
 
 @dataclass(frozen=True)
 class Attested:
-    """What the ground truth says of one file: ``passed``, ``failed``, ``open`` or ``missing``.
+    """What the ground truth says about one file: ``passed``, ``failed``, ``open`` or ``missing``.
 
     The counts are of checks that prove something; ``made`` and ``runtime`` are the verdict's.
     """

@@ -24,7 +24,7 @@ from .tenants import KINDS
 
 ADHERENCE_RULES = ("share", "proved")
 GPU_ACCESS = ("cdi", "gpus", "none")
-# Hexadecimal digits at the end of these fields are a hash or a commit; none lies deeper in a plan.
+# Hexadecimal digits at the end of these fields are a hash or a commit; none is deeper in a plan.
 _HASHES = ("sha256", "revision", "image", "image_base", "base_digest")
 _HASH = re.compile(r"(?<![0-9A-Za-z])[0-9A-Fa-f]{40}(?:[0-9A-Fa-f]{24})?\Z")
 _HASHES_DEPTH = 4
@@ -37,7 +37,7 @@ SMOKE = "smoke"
 # Polls come every third of a lease; below this a busy controller's polls would come too late.
 LEASE_MIN_S = 5.0
 MAX_PORT = 65535
-# One picture is no evidence about others; more than that nobody waits for in a window.
+# One picture is not evidence about others; more than that nobody waits for in a window.
 MIN_SCENES, MAX_SCENES = 2, 500
 # A template with text around it, and `-e KEY=VALUE`, give texts. A whole number has at most 18 digits: 64 bits hold it.
 WHOLE = re.compile(r"[+-]?[0-9]{1,18}\Z", re.ASCII)
@@ -247,7 +247,7 @@ def _check_needs(members: Sequence[Tenant], where: str, known: Sequence[str] | N
 
 
 def _check_order(members: Sequence[Tenant], where: str, order: list[str], word: str) -> None:
-    """Check that who needs another tenant stops ``before`` it, or starts ``after`` it.
+    """Check that a tenant stops ``before`` the tenants that it needs, or starts ``after`` them.
 
     A tenant without what it needs is broken, so what others need stops only together with them.
     """
@@ -420,7 +420,7 @@ def _shown_n(scenes: Any) -> int:
         return COUNTS["shown"]["n"]
     limit = scenes.get("limit", Scenes.limit)
     limit = _from_text(int, limit) if isinstance(limit, str) else limit
-    # What is no number is refused where the limit itself is read.
+    # What is not a number is refused where the limit itself is read.
     counts = isinstance(limit, int) and not isinstance(limit, bool) and limit > 0
     return min(SHOWN_SCENES, limit) if counts else SHOWN_SCENES
 
@@ -453,7 +453,7 @@ def parse(data: Any) -> Plan:
 
 
 def parse_site(data: Any) -> Site:
-    """Turn what an inventory says of a host, where nothing is tried, into a checked `Site`.
+    """Turn what an inventory says about a host, where nothing is tried, into a checked `Site`.
 
     The tenants of ``restore_order`` may be left out: then they come back in the opposite order of their stop.
 

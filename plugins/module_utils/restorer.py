@@ -256,10 +256,10 @@ class Restorer:
 
     @staticmethod
     def again(ask: Callable[[], T]) -> T:
-        """What a manager says of a tenant; until it tells, the tenant is neither up nor down, and it is asked again.
+        """What a manager says about a tenant; until it tells, the tenant is neither up nor down, and it is asked again.
 
         Raises:
-            TenantError: it does not tell for `PATIENCE_S`.
+            TenantError: its manager does not report its state for `PATIENCE_S`.
             OSError: likewise.
         """
         deadline = time.monotonic() + PATIENCE_S
@@ -381,7 +381,7 @@ class Restorer:
         return sorted({e["tenant"] for e in entries if e["event"] == "tenant_stopping"})
 
     def start_dependents(self) -> bool:
-        """Start what systemd stopped together with a tenant and is no tenant of ours; returns whether there was any."""
+        """Start units that systemd stopped together with a tenant and that are not tenants; says if there were any."""
         before, ours = self.surroundings, [units.full(tenant.unit) for tenant in self.ours if tenant.unit]
         try:
             down = surroundings.fallen(before, self.stopped(), ours)
@@ -471,7 +471,7 @@ class Restorer:
         """Whether a tenant runs; one that its manager does not know does not.
 
         Raises:
-            TenantError: its manager does not tell: it may run, so it must not be started.
+            TenantError: its manager does not report its state: it may run, so it must not be started.
             OSError: likewise.
         """
         try:

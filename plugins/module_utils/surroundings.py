@@ -152,7 +152,7 @@ def judge(plan: Site, ask: Runs) -> Beside:
 
 
 def unlisted(plan: Plan, ask: Runs) -> list[Unit]:
-    """Units that go down with a tenant and that the restore starts on its own: they are no tenants in its order.
+    """Units that go down with a tenant and that the restore starts on its own: they are not tenants in its order.
 
     Raises:
         OSError: systemd did not answer.

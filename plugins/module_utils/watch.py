@@ -46,7 +46,7 @@ def _wakes(status: Path) -> str:
 
 
 def _notify(address: str, text: str) -> None:
-    """sd_notify: send one datagram to systemd; without a listener, this is no failure."""
+    """sd_notify: send one datagram to systemd; without a listener, this is not a failure."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
         line.sendto(text.encode(), address.replace("@", "\0", 1) if address.startswith("@") else address)
 

@@ -17,7 +17,7 @@ _DONE_LINE = re.compile(rb'data:\s*"?\[DONE\]', re.IGNORECASE)
 _MAX_PIECES = 16
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BOM = b"\xef\xbb\xbf"
-# Lines outside any event are kept so far: a page, or a reply that is no stream, can be told by its beginning.
+# Lines outside any event are kept so far: a page, or a reply that is not a stream, can be told by its beginning.
 _MAX_STRAY = 1 << 16
 
 
@@ -33,7 +33,7 @@ class EventStream:
     """Takes the bytes of a stream as they come and gives its events.
 
     Attributes:
-        stray: the beginning of the lines that are no fields of an event, each with its line end.
+        stray: the beginning of the lines that are not fields of an event, each with its line end.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class EventStream:
 
     @property
     def outside(self) -> str:
-        """`stray` and the line that has not ended, where that one is no field of an event."""
+        """`stray` and the line that has not ended, where that one is not a field of an event."""
         if len(self._rest) > _MAX_PIECES or len(self.stray) >= _MAX_STRAY:
             return self.stray
         rest = self._begun()

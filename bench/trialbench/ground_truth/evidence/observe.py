@@ -104,7 +104,7 @@ class Evidence:
         return found or self.workspace.artifact(model, self.runtime.identity.name, quant)
 
     def digest(self, model: Model, quant: str) -> str:
-        """SHA-256 of a quant's file as it lies there; empty when there is none."""
+        """SHA-256 of a quant's file as it is now; empty when there is none."""
         return self._digest_of(self.artifact(model, quant).path)
 
     def _digest_of(self, path: Path) -> str:

@@ -90,7 +90,7 @@ def read_source(folder: Path) -> Source:
     """Find a place for every tensor of a Hugging Face folder, or the first reason why there is none.
 
     Raises:
-        UsageError: it is no folder of a model, of another architecture, or a tensor is missing, of another shape, or
+        UsageError: it is not a folder of a model, of another architecture, or a tensor is missing, of another shape, or
             one that no rule names.
     """
     why = not_a_model(folder)

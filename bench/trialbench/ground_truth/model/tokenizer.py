@@ -1,6 +1,6 @@
 """The whole tokenizer of a Hugging Face folder, as a GGUF of llama.cpp can say it; what it cannot say is refused.
 
-It lies in up to six files: `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`,
+It takes up to six files: `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`,
 and for what ends a sequence `generation_config.json` and `config.json`. They are read in the order of transformers,
 which goes by `tokenizer.json` wherever two of them disagree on what a text becomes.
 """
@@ -65,7 +65,7 @@ PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """What a GGUF says of a tokenizer.
+    """What a GGUF says about a tokenizer.
 
     Attributes:
         pre: llama.cpp's name for how text is cut into words.

@@ -26,7 +26,7 @@ _STOP_S = 5.0
 
 
 class RuntimeMissing(TrialbenchError):
-    """The runtime's programs are not there: nothing was checked, and that is no success."""
+    """The runtime's programs are not there: nothing was checked, and that is not a success."""
 
     exit_code = 4
 

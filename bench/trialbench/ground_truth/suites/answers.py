@@ -194,7 +194,7 @@ def bench(case: Case, payload: Any) -> Result:
 
 
 def qa(case: Case, payload: Any) -> Result:
-    """Enough gates ran, and none of them failed. A skipped gate has `passed: false` and is no failed one."""
+    """Enough gates ran, and none of them failed. A skipped gate has `passed: false` and is not a failed one."""
     gates = _items(payload["gates"])
     ran = [gate for gate in gates if not _yes(gate["skipped"])]
     failed = [_name(gate["name"]) for gate in ran if not _yes(gate["passed"])]

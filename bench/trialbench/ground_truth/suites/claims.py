@@ -247,7 +247,7 @@ def remember(root: Path, folder: Path | None, claims: Sequence[Claim], *, now: d
 
     Args:
         root: the work folder.
-        folder: where the claims lie; its chain is what the memory is held against.
+        folder: where the claims are; the memory is compared with its chain.
 
     Raises:
         UsageError: the memory cannot be read.

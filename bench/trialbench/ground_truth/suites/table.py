@@ -321,7 +321,7 @@ def _reproduce(row: Row, evidence: Evidence, verb: str) -> str:
 
 @cache
 def _named(path: Path, root: Path) -> tuple[str, Path | None]:
-    """How a roster is named on a command line, wherever that is typed; and where its oracles lie by that name."""
+    """How a command line names a roster from any folder, and where the oracles are under that name."""
     name = path.stem.removeprefix("roster-") if path.parent == PACKAGED else str(path.resolve())
     try:
         return name, load_roster(name, work=root).oracle

@@ -99,7 +99,7 @@ def _read(path: Path, key: Key, run: Run) -> Judgments:
 
 
 def _tally(key: Key, found: Sequence[Judgments]) -> dict[str, Reviewed]:
-    """What the reviewers say of each workload; by majority where several judged a pair."""
+    """What the reviewers say about each workload; by majority where several judged a pair."""
     tally: dict[str, Reviewed] = {}
     for name in dict.fromkeys(one.workload for one in (*key.pairs, *key.identical)):
         turns = [one for one in key.pairs if one.workload == name]

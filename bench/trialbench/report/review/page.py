@@ -1,4 +1,4 @@
-"""`review.html`: the pairs of a blind review, one at a time, on a self-contained page that does not tell who is who."""
+"""`review.html`: the pairs of a blind review, one at a time, on a self-contained page that names no model."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ class _Album:
 
 
 def _rows(path: Path) -> dict[str, Mapping[str, Any]] | None:
-    """The scenes of a host by id, none where their file is no list of scenes; None where the host has no scenes."""
+    """The scenes of a host by id, none where their file is not a list of scenes; None where the host has no scenes."""
     if not path.exists():
         return None
     try:
