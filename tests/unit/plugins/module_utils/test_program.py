@@ -363,7 +363,7 @@ STANDS: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
                 "ExecMainStartTimestampMonotonic": 1,
             }
         },
-        "mt-run stands still: PID 4000000 has given no sign of life for",
+        "mt-run stands still: PID 4000000 has sent no heartbeat for",
     ),
     "restorer that gives no sign": (
         {
