@@ -163,7 +163,8 @@ def test_the_kernel_counts_how_often_a_thread_wakes(eventually: Callable[..., No
     eventually(lambda: watch._wakes(status) != before)
     moves.set()
     thread.join()
-    assert watch._wakes(status) == ""
+    # Python's join can return a moment before the kernel has removed the thread.
+    eventually(lambda: watch._wakes(status) == "")
 
 
 def test_who_waits_for_a_command_wakes_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
