@@ -64,7 +64,7 @@ def destination(path: Path) -> Path | int:
         return 1
     place = _in_folder(str(path.absolute()))
     for _ in range(_MAX_LINKS):
-        # Opened again it would begin at its start; its file replaced, the descriptor would keep the old one.
+        # Reopened, it would start at the beginning; if we replaced its file, the descriptor would keep the old one.
         found = re.fullmatch(rf"/proc/(?:self|{os.getpid()})/fd/(\d{{1,9}})", place)
         if found:
             return int(found[1])
@@ -131,7 +131,7 @@ def writable_kind(path: Path) -> str | None:
 def _takes_files(folder: Path) -> bool:
     """Whether a file can be made in `folder`; its mode alone does not show a kernel file system or a full disk."""
     try:
-        # Without a name where the file system can do so.
+        # The file has no name, if the file system supports that.
         tempfile.TemporaryFile(dir=folder).close()
     except OSError:
         return False

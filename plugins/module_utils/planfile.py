@@ -37,7 +37,7 @@ SMOKE = "smoke"
 # Polls come every third of a lease; below this a busy controller's polls would come too late.
 LEASE_MIN_S = 5.0
 MAX_PORT = 65535
-# One picture is not evidence about others; more than that nobody waits for in a window.
+# One picture is not evidence about others, and more than 500 would keep a window open too long.
 MIN_SCENES, MAX_SCENES = 2, 500
 # A template with text around it, and `-e KEY=VALUE`, give texts. A whole number has at most 18 digits: 64 bits hold it.
 WHOLE = re.compile(r"[+-]?[0-9]{1,18}\Z", re.ASCII)
@@ -311,7 +311,7 @@ def _check(plan: Plan) -> None:
         )
         _fail("gpu", expected, None)
     if plan.rehearsal and not plan.stop_order:
-        # Its baseline may be a filling, the first tenant that stops.
+        # Its baseline may be a placeholder, the first tenant that stops.
         _fail("stop_order", "a tenant that a rehearsal stops; the role verify checks a host where none stops", [])
     names = [t.name for t in plan.tenants]
     if plan.baseline.tenant not in names:

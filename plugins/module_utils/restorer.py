@@ -256,7 +256,7 @@ class Restorer:
 
     @staticmethod
     def again(ask: Callable[[], T]) -> T:
-        """What a manager says about a tenant; until it tells, the tenant is neither up nor down, and it is asked again.
+        """What a manager says about a tenant; until it answers, the tenant is neither up nor down, and we ask again.
 
         Raises:
             TenantError: its manager does not report its state for `PATIENCE_S`.

@@ -400,7 +400,7 @@ def _words_of(process: ProcessId | None) -> str:
 
 
 def unit_facts(unit: str, host: Host = HERE) -> dict[str, str]:
-    """What systemd says about a unit: ActiveState, MainPID, Result and friends; Job is absent where none is queued.
+    """What systemd says about a unit: ActiveState, MainPID, Result and others; Job is absent where none is queued.
 
     Raises:
         OSError: it did not answer.

@@ -401,7 +401,7 @@ def variables(plan: Mapping[str, Any], layout: Layout, gpu: Gpu | None) -> dict[
 
 
 def fillings(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """What the plan of a rehearsal must name and a rehearsal never asks: the candidate, and what production asks it."""
+    """Placeholders that a rehearsal's plan must have but never uses: the candidate, and what production asks it."""
     order, candidate = plan["trial_stop_order"], plan.get("trial_candidate") or {}
     first = order[0] if isinstance(order, list) and order else ""
     # A candidate or an order of another type is left as it is: the plan refuses it.

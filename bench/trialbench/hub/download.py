@@ -1,6 +1,6 @@
 """Download one file of a repository; keep what is on the disk already and request only the rest.
 
-The hub's library starts each download from zero, under another name each time: what a killed one leaves is of no use
+The hub's library starts each download from zero, under another name each time: what a killed one leaves is useless
 and stays. Here a download has one name, so the next attempt, and the next process, continues where the last one ended.
 The caller checks by its hash that the beginning belongs to the same file.
 """

@@ -304,8 +304,8 @@ class Evidence:
         return self._perplexities[key]
 
     def _reference(self, model: Model, text: Path) -> Path | None:
-        """The logits of the float32 file over the text: made when there are none, or they are of something else, or
-        nobody lived to write down what they are of.
+        """The logits of the float32 file over the text. They are made if they are missing, belong to something else, or
+        have no record, because a process was killed before it wrote one.
         """
         make = getattr(self.runtime, "reference_logits", None)
         base = self.workspace.artifact(model, self.runtime.identity.name, "f32")

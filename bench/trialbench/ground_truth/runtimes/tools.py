@@ -156,7 +156,7 @@ class LocalTools:
 
     @staticmethod
     def _end(process: Process) -> None:
-        """Ask, then insist."""
+        """Send SIGTERM, then SIGKILL."""
         process.popen.terminate()
         try:
             process.popen.wait(_STOP_S)
@@ -262,7 +262,7 @@ class ContainerTools:
         return process
 
     def _end(self, process: Process) -> None:
-        """Ask, then insist, inside; the client outside follows."""
+        """Send both signals inside the container; the client outside then ends by itself."""
         for signal in ("TERM", "KILL"):
             if process.pid_inside is not None:
                 # The shell's own: a small image has no program `kill`.

@@ -298,8 +298,8 @@ def _raw(case: Case, status: Status) -> dict[str, Any]:
 
 
 def _changed(case: Case) -> Result | None:
-    """What is said of a file that was changed after it was made is not said of the file that was made. A program that
-    looks at the header alone finds a damaged file valid; the file's hash tells.
+    """An answer about a file that was changed after it was made is no answer about the file that was made. A program
+    that looks only at the header calls a damaged file valid; the hash shows the damage.
     """
     for quant in (case.row.quant, case.row.other):
         altered = case.evidence.altered(case.model, quant) if quant else None

@@ -157,7 +157,7 @@ class _Album:
 
     def _embedded(self, place: Path) -> tuple[str, str]:
         try:
-            # A name that a host wrote leads nowhere else.
+            # A host wrote this name: it must not lead out of the folder.
             if not place.resolve().is_relative_to(self._inputs.resolve()):
                 return "", "The picture is outside the run's folder."
             size = place.stat().st_size
