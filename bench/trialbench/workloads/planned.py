@@ -12,7 +12,7 @@ from trialbench.errors import UsageError
 from trialbench.files import read_text
 from trialbench.workloads import Workload, load_workload, packaged, parse_document
 
-# The trial gives a workload these two; here anything stands for them.
+# The trial gives a workload these two; for this check any value will do.
 _PROMPT, _PICTURE = "prompt.txt", "camera.gif"
 
 
