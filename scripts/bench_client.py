@@ -1,4 +1,4 @@
-"""How near to the wire does trialbench measure, and what does it cost? One real llama-server, clients in turns.
+"""How close to the wire does trialbench measure, and what does it cost? One real llama-server, clients in turns.
 
 Usage (`make bench` does it)::
 
@@ -396,7 +396,7 @@ def measure(rounds: int, requests: int) -> dict[str, Any]:
 def main() -> int:
     """The command; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=5, help="at least 5 count (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="how many; use 5 or more (default: %(default)s)")
     parser.add_argument("--requests", type=int, default=40, help="of each client in a round (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "benchmarks.json")
     parser.add_argument("--work", choices=CLIENTS, help=argparse.SUPPRESS)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What the supervisor costs: a process that says a token each millisecond, read raw and read under supervision.
+"""What the supervisor costs: a process that prints a token each millisecond, read raw and read under supervision.
 
 The two take turns, so that a busy machine disturbs both alike. For each token the writer's own clock (CLOCK_MONOTONIC
 is one for all processes) stands in the token, so the delay is measured from the write and not from its schedule. The

@@ -5,7 +5,7 @@ Usage (`make bench-scenes` does it)::
     python scripts/bench_scenes.py [--scenes 60] [--reply-ms 40] [--out build/bench-scenes.json]
 
 A run is the session of a trial's candidate, with the real measuring client: it loads, says that it is ready, gets its
-start sign, sends its requests, and ends. The time from the sign to the end is what it takes of the window. The server
+start signal, sends its requests, and ends. The time from the signal to the end is its share of the window. The server
 answers on the loopback after a fixed time, so that only the client's own time can differ; pictures are as large as a
 camera's. Runs take turns, and the median counts. Descriptions come beside that and are left out. The processor time of
 the client in the window is told as well: a busy machine stretches seconds, and hardly that.
@@ -121,7 +121,7 @@ def ended_cpu_s() -> float:
 
 
 def window_s(url: str, folder: Path, *, scenes: bool) -> tuple[float, float]:
-    """Seconds that one session takes from its start sign to its end, and the client's processor time meanwhile."""
+    """Seconds that one session takes from its start signal to its end, and the client's processor time meanwhile."""
     with tempfile.TemporaryDirectory(dir=folder) as out:
         asked = {"workload": "nav", **({"scenes": "scenes.json"} if scenes else {})}
         session = {

@@ -33,7 +33,7 @@ def main() -> int:
     """Compare each file of the report with the minimum."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("report", type=Path)
-    parser.add_argument("--minimum", type=float, default=95.0, help="per cent of the lines of each file")
+    parser.add_argument("--minimum", type=float, default=95.0, help="percentage of each file's lines")
     parser.add_argument("folders", nargs="*", type=Path, default=MEASURED)
     args = parser.parse_args()
 

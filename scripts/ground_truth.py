@@ -145,7 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 1
         say("the fresh oracle says what the shipped files say")
     code = run.check("--controls") if options.fresh is None else run.check()
-    say(f"{time.monotonic() - started:.0f} s in all; verdict, JUnit and page lie in {run.work.relative_to(ROOT)}")
+    say(f"{time.monotonic() - started:.0f} s in all; verdict, JUnit and page are in {run.work.relative_to(ROOT)}")
     return code
 
 

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def variables(inventory: Path, host: str) -> dict[str, Any]:
-    """Return what the inventory says of a host."""
+    """Return what the inventory says about a host."""
     command = ["ansible-inventory", "--inventory", str(inventory), "--host", host]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     if done.returncode != 0:

@@ -139,7 +139,7 @@ MUTATIONS: tuple[Mutation, ...] = (
              '_systemctl("restart", "--no-block", services.RESTORER)', "0"),
     Mutation("a program that stands still is at work", AT_WORK, f"{CORE}/watch.py",
              "if last_s and silent_s > STALE_S:", "if not last_s:"),
-    Mutation("a main thread that hangs gives signs of life", AT_WORK, f"{CORE}/watch.py",
+    Mutation("a main thread that hangs sends heartbeats", AT_WORK, f"{CORE}/watch.py",
              "if now_s - self._since_s < STILL_S:", "if self._tell:"),
     Mutation("who asks opens the driver as well", IN_KERNEL, f"{CORE}/driver.py",
              "        said: dict[str, Any] = json.loads(line)\n",

@@ -60,7 +60,7 @@ _ESCAPED_ONCE = re.compile(rf"\\{_CODED.replace('%s', chr(92) * 2)}{_OTHERS}")
 _MAX_CLOSE = 2048
 # What a narrow column, a list of characters, a frame, colors, tags or UTF-16 put between the characters of a secret.
 _BETWEEN = re.compile(r"(?:\x1b\[[0-9;]*[A-Za-z]|<[^<>]{1,40}>|[^A-Za-z0-9])+")
-# `://USER:PASSWORD@` of any URL, also where the password has a slash in it and the rest is no URL any more.
+# `://USER:PASSWORD@` of any URL, also where the password has a slash in it and the rest is not a URL any more.
 _USER = re.compile(r"://(?:[^\s/?#]*|[^\s/?#:]*:(?!\d{1,5}(?:[/?#]|$))\S*)@")
 _remembered: set[str] = set()
 

@@ -37,7 +37,7 @@ def write_atomic(path: Path, text: str) -> None:
     file (a pipe, a device, an open descriptor such as /dev/stdout) stays what it is, and `text` is written to it.
 
     Raises:
-        UsageError: `path` is no regular file, and can't be written to.
+        UsageError: `path` is not a regular file, and can't be written to.
         BrokenPipeError: it is standard output, whose reader wants no more.
         OSError: the folder is not there or not writable.
     """
@@ -55,7 +55,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def destination(path: Path) -> Path | int:
-    """Where that goes which is written to `path`: the file behind all links, or a descriptor that is open already.
+    """Where a write to `path` goes: to the file behind all links, or to a descriptor that is already open.
 
     Raises:
         UsageError: the links lead nowhere.
@@ -64,7 +64,7 @@ def destination(path: Path) -> Path | int:
         return 1
     place = _in_folder(str(path.absolute()))
     for _ in range(_MAX_LINKS):
-        # Opened again it would begin at its start; its file replaced, the descriptor would keep the old one.
+        # Reopened, it would start at the beginning; if we replaced its file, the descriptor would keep the old one.
         found = re.fullmatch(rf"/proc/(?:self|{os.getpid()})/fd/(\d{{1,9}})", place)
         if found:
             return int(found[1])
@@ -110,7 +110,7 @@ def open_output(path: Path) -> TextIO:
 
 
 def writable_kind(path: Path) -> str | None:
-    """What keeps `path` from being written, as text; None: nothing that can be seen before."""
+    """Why `path` can't be written, as text; None if nothing speaks against it beforehand."""
     place = destination(path)
     if isinstance(place, int):
         try:
@@ -129,9 +129,9 @@ def writable_kind(path: Path) -> str | None:
 
 
 def _takes_files(folder: Path) -> bool:
-    """Whether a file can be made in `folder`: modes don't tell it of a folder of the kernel, nor of a full disk."""
+    """Whether a file can be made in `folder`; its mode alone does not show a kernel file system or a full disk."""
     try:
-        # Without a name where the file system can do so.
+        # The file has no name, if the file system supports that.
         tempfile.TemporaryFile(dir=folder).close()
     except OSError:
         return False
@@ -163,7 +163,7 @@ def _open_pipe(place: Path) -> int:
 
 
 def _pour(content: bytes, path: Path) -> None:
-    """Write `content` to what is no regular file."""
+    """Write `content` to what is not a regular file."""
     with open_output(path) as stream:
         view = memoryview(content)
         try:
@@ -242,7 +242,7 @@ def _stage(target: Path, content: bytes, *, as_owner: bool = False) -> Path:
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
-            # Before the mode: a change of owner takes set-user bits away.
+            # Before the mode: a change of owner clears set-user bits.
             if status is not None and (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
                 with contextlib.suppress(*(() if as_owner else (PermissionError,))):
                     os.fchown(stream.fileno(), status.st_uid, status.st_gid)
@@ -256,7 +256,7 @@ def _stage(target: Path, content: bytes, *, as_owner: bool = False) -> Path:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_atomic` of `value` as indented JSON. NaN and infinity are refused: they are no JSON."""
+    """`write_atomic` of `value` as indented JSON. NaN and infinity are refused: they are not JSON."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     if not encodable(text):
         # Half a surrogate pair, which JSON can escape and UTF-8 can't hold.
@@ -265,7 +265,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def encodable(text: str) -> bool:
-    """Whether UTF-8 can hold `text`: half a surrogate pair it cannot."""
+    """Whether UTF-8 can encode `text`; it can't encode half a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:

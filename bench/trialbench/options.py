@@ -94,7 +94,7 @@ def outputs(given: Mapping[str, Path | None]) -> TextIO:
         place = destination(path)
         if place in places:
             raise UsageError(
-                f"{option} {path}: expected another file than that of {places[place]}, which it would overwrite"
+                f"{option} {path}: expected a file other than that of {places[place]}, which it would overwrite"
             )
         if isinstance(place, int) or is_file(path):
             places[place] = option
@@ -105,7 +105,7 @@ def pairs(given: Sequence[str], option: str, like: str) -> dict[str, str]:
     """`given`, each of the form `like` (such as KEY=VALUE), as a mapping; the last of a name counts.
 
     Raises:
-        UsageError: one of them is no such pair.
+        UsageError: one of them is not such a pair.
     """
     found = {}
     for one in given:

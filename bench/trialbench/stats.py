@@ -162,7 +162,7 @@ def effective_n(counts: Sequence[tuple[int, int]]) -> float | None:
 
     The design effect is the variance of the share by questions over that of n independent replies, held within 1
     (repeats are as good as new questions) and n of the average reply's question (repeats say nothing new). The latter
-    holds where all replies agree, too: then nothing is known of how questions differ, and identical repeats prove
+    holds where all replies agree, too: then nothing is known about how questions differ, and identical repeats prove
     nothing.
     """
     questions, n = len(counts), sum(asked for _, asked in counts)

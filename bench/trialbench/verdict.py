@@ -142,7 +142,7 @@ class Review:
 
 @dataclass(frozen=True)
 class AttestedFile:
-    """What the newest verdict of ground truth says of one file.
+    """What the newest verdict of ground truth says about one file.
 
     Attributes:
         sha256: of the file, in lower case.
@@ -293,7 +293,7 @@ def _review_text(review: Review | None) -> list[str]:
 
 
 def _judged(judged: Mapping[str, Judgment | None], review: Review | None) -> tuple[Verdict, str]:
-    """What people said of the replies that are shown; where nothing is shown, nobody is asked."""
+    """What people said about the replies that are shown; where nothing is shown, nobody is asked."""
     if not judged:
         return "ADOPT", "adherent and within VRAM; no replies are shown for a person to judge"
     words = set(judged.values())

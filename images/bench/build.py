@@ -186,7 +186,7 @@ def find_base(client: docker.DockerClient, base: str) -> Any:
 
 
 def ensure(client: docker.DockerClient, base: str, *, force: bool = False) -> dict[str, Any]:
-    """The image for `base`, built if need be, and what build/bench-image.json says of it."""
+    """The image for `base`, built if need be, and what build/bench-image.json says about it."""
     base_image = find_base(client, base)
     parts = content_hash(base_image.id)
     tag = f"{REPOSITORY}:{parts[:12]}"

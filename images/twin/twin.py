@@ -8,7 +8,7 @@
     twin.py base                    build what Panda's twin is built on, if it is missing, and print its name
     twin.py exec -- COMMAND...      run a command in the twin, as root
 
-Several twins run side by side under different names. Everything it makes lies in ``build/twin``. Standard library
+Several twins run side by side under different names. Everything it makes is in ``build/twin``. Standard library
 only; needs the docker CLI, mmdebstrap (first build), gcc and ssh-keygen.
 """
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The digital twin (images/twin) as an inventory. Start it with `make twin-up`; what lives on it is in group_vars/.
 
-MT_TWIN in the environment names another twin than mt-twin. A script, not a file of lookups: a play asks for how to
+MT_TWIN in the environment names a twin other than mt-twin. A script, not a file of lookups: a play asks for how to
 reach its host at every task, and would read and template the same file some five hundred times.
 """
 

@@ -59,7 +59,7 @@ SHOWN = {
     "phase_failed": "phase {phase} FAILED: {reason}; expected {expected}; found {found}; {todo}",
     "nobody_at_work": "NOBODY was at work on the trial ({reason}); the host restores itself",
     "restore_started": "restore started by {restored_by}",
-    "copy_not_used": "the program that the run keeps can't be used, the installed one goes on: {reason}",
+    "copy_not_used": "the program that the run keeps can't be used, the installed one is used: {reason}",
     "containers_removed": "{containers} removed",
     "dependent_started": "{unit} started again in {duration_s:.1f} s: it went down with a tenant",
     "dependent_failed": "{unit} went down with a tenant and did NOT start: {reason}",

@@ -41,7 +41,7 @@ from ansible_collections.edgelab.model_trial.plugins.plugin_utils.outcome import
 
 NAME = "prove_rollback"
 GROUNDS = ("twin", "host")
-# What the inventory says of a host that may be broken.
+# What the inventory says about a host that may be broken.
 DISPOSABLE = "trial_disposable"
 INVENTORY, GROUND, REHEARSAL = "the inventory", "the ground", "a rehearsal"
 REPOSITORY, PARTS_REPOSITORY = "edgelab/proof-twin", "edgelab/proof-parts"
@@ -182,7 +182,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         self.leave()
 
     def leave(self) -> None:
-        """Write JUnit and page of what is known by now; they never pass while a case is under way."""
+        """Write JUnit and page of what is known so far; they never pass while a case is under way."""
         cases = [*self.cases, Case(self.under_way, "error", UNFINISHED)] if self.under_way else self.cases
         title = f"Does {self.host or 'the host'} come back?"
         put(self.dest / "junit.xml", junit(NAME, cases, self.host))

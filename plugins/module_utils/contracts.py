@@ -366,7 +366,7 @@ def _healthy(plan: Site, host: Host) -> _Finding:
 
 
 def _too_old(host: Host) -> str:
-    """Why this systemd could not bring the host back; empty where it could, or does not tell its version."""
+    """Why this systemd could not bring the host back; empty if it could, or if its version is unknown."""
     told = re.match(r"systemd (\d+)", host.run(("systemctl", "--version")).out)
     if told is None or int(told.group(1)) >= SYSTEMD_MIN:
         return ""
@@ -445,7 +445,7 @@ _SIZES_GB = {"b": 1 / (1 << 30), "k": 1 / (1 << 20), "m": 1 / (1 << 10), "g": 1.
 
 
 def _may_take_more(plan: Site, ram_gb: float) -> str:
-    """That the candidate may take more memory than there is; the kernel would then end a tenant as readily."""
+    """A warning that the candidate may take more memory than there is; the kernel might then kill a tenant instead."""
     if not isinstance(plan, Plan) or plan.rehearsal:
         return ""
     size = re.fullmatch(r"(\d+)([bkmg]?)", plan.candidate.memory.lower())
@@ -524,7 +524,7 @@ def _unfit(info: dict[str, Any]) -> tuple[str, str]:
 
 
 def _other_store(info: dict[str, Any]) -> str:
-    """That images may have other IDs here than where they were built."""
+    """A warning that images may have IDs here that differ from those where they were built."""
     if not any("io.containerd.snapshotter" in str(row) for row in info.get("DriverStatus") or []):
         return ""
     return (

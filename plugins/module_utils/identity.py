@@ -75,7 +75,7 @@ class Identity:
     ``groups`` are the supplementary groups, sorted. ``limits`` maps prlimit's names to ``soft:hard``. ``cgroup`` maps
     systemd's property names to the limits of the control group, as far as they can be read. ``environment`` has the
     names of variables only, without those of the session and the invocation; it is None where the process has
-    overwritten them. ``umask`` is None where the kernel does not tell.
+    overwritten them. ``umask`` is None where the kernel does not report it.
     """
 
     uid: int
@@ -166,7 +166,7 @@ def _cgroup_path(pid: int, proc: Path) -> str:
 
 
 def _slice(path: str) -> str:
-    """Return the innermost slice of the system manager; slices of a user's manager lie further down."""
+    """Return the innermost slice of the system manager; slices of a user's manager are below it."""
     found = ""
     for part in path.strip("/").split("/"):
         if not part.endswith(".slice"):

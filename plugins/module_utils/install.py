@@ -96,7 +96,7 @@ def _await_forgotten(unit: str) -> None:
     while found:
         if time.monotonic() > deadline:
             raise OSError(
-                f"{unit}: expected systemd to have forgotten it, so that its new file is read, found: {found}. Nothing "
+                f"{unit}: expected systemd to have unloaded it, so that its new file is read, found: {found}. Nothing "
                 f"was replaced. See what uses it (systemctl status {unit}), or restart the host, and try again"
             )
         time.sleep(POLL_S)

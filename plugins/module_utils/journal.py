@@ -124,7 +124,7 @@ def read_json(path: Path) -> Any:
 
 
 def read(path: Path, since: int = 0) -> list[dict[str, Any]]:
-    """Journal entries with ``seq`` greater than ``since``; torn lines, and lines that are no entries, are left out."""
+    """Journal entries with ``seq`` greater than ``since``; torn lines, and lines that are not entries, are left out."""
     try:
         return _entries(path.read_bytes(), since)
     except OSError:

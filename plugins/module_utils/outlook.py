@@ -162,7 +162,7 @@ def report(plan: Plan, found: Measured, again: Sequence[str] = ()) -> list[str]:
 
 
 def hints(plan: Plan, found: Measured, again: Sequence[str] = ()) -> list[str]:
-    """What to mend in the inventory after a rehearsal: figures that it contradicts, and what to write there instead.
+    """What to correct in the inventory after a rehearsal: figures that it contradicts, and what to write instead.
 
     Args:
         plan: the rehearsal's.

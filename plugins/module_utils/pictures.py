@@ -15,12 +15,12 @@ MAX_SIDE = 20_000
 
 
 class PictureError(ValueError):
-    """The bytes are no whole JPEG or PNG; the message says what is wrong with them."""
+    """The bytes are not a whole JPEG or PNG; the message says what is wrong with them."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What a picture file says of itself."""
+    """What a picture file says about itself."""
 
     kind: str
     width: int

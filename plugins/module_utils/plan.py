@@ -272,7 +272,7 @@ class Workload:
     """What both models are asked, and how often.
 
     ``role`` is ``decides`` (its adherence makes the verdict, its latency is compared; one workload of a plan) or
-    ``shown`` (the replies of both models lie side by side, for a person to judge). ``text`` is the YAML of the user's
+    ``shown`` (a person judges the replies of both models side by side). ``text`` is the YAML of the user's
     own file; None: the packaged workload of that name.
 
     ``n`` counts the samples of the baseline, and of the candidate. The workload that decides has counts of its own
@@ -340,7 +340,7 @@ class Hook:
 
 @dataclass(frozen=True)
 class Attested:
-    """What the ground truth says of one file: ``passed``, ``failed``, ``open`` or ``missing``.
+    """What the ground truth says about one file: ``passed``, ``failed``, ``open`` or ``missing``.
 
     The counts are of checks that prove something; ``made`` and ``runtime`` are the verdict's.
     """
@@ -447,7 +447,7 @@ class Plan(Site):
 
     @property
     def restore_bound_s(self) -> float:
-        """Upper bound of a restore: docker, stops, the drain's limit, all starts, A2, settle period, looks, checks.
+        """Upper bound of a restore: docker, stops, drain limit, starts, A2, settle period, health answers, checks.
 
         The runner stops one tenant after another, so only one stop can be under way when it ends: a unit's is waited
         for, and any other's is asked for again after that. Besides, each tenant that runs and is ill has to be ended

@@ -24,7 +24,7 @@ from .tenants import KINDS
 
 ADHERENCE_RULES = ("share", "proved")
 GPU_ACCESS = ("cdi", "gpus", "none")
-# Hexadecimal digits at the end of these fields are a hash or a commit; none lies deeper in a plan.
+# Hexadecimal digits at the end of these fields are a hash or a commit; none is deeper in a plan.
 _HASHES = ("sha256", "revision", "image", "image_base", "base_digest")
 _HASH = re.compile(r"(?<![0-9A-Za-z])[0-9A-Fa-f]{40}(?:[0-9A-Fa-f]{24})?\Z")
 _HASHES_DEPTH = 4
@@ -260,7 +260,7 @@ def _check_needs(members: Sequence[Tenant], where: str, known: Sequence[str] | N
 
 
 def _check_order(members: Sequence[Tenant], where: str, order: list[str], word: str) -> None:
-    """Check that who needs another tenant stops ``before`` it, or starts ``after`` it.
+    """Check that a tenant stops ``before`` the tenants that it needs, or starts ``after`` them.
 
     A tenant without what it needs is broken, so what others need stops only together with them.
     """
@@ -324,8 +324,8 @@ def _check(plan: Plan) -> None:
         )
         _fail("gpu", expected, None)
     if plan.rehearsal and not plan.stop_order:
-        # Its baseline may be a filling, the first tenant that stops.
-        _fail("stop_order", "a tenant that a rehearsal stops; the role verify checks a host on which none is", [])
+        # Its baseline may be a placeholder, the first tenant that stops.
+        _fail("stop_order", "a tenant that a rehearsal stops; the role verify checks a host where none stops", [])
     names = [t.name for t in plan.tenants]
     if plan.baseline.tenant not in names:
         _fail("baseline.tenant", f"one of {', '.join(names)}", plan.baseline.tenant)
@@ -368,7 +368,7 @@ def _check(plan: Plan) -> None:
         _fail(
             "limits.cap_s",
             f"more than the restore bound of {plan.restore_bound_s:.0f} s (docker, stops, drain limit, "
-            "starts, A2, settle period, looks, checks)",
+            "starts, A2, settle period, health answers, checks)",
             plan.limits.cap_s,
         )
     _check_figures(plan, "")
@@ -436,7 +436,7 @@ def _shown_n(scenes: Any) -> int:
         return COUNTS["shown"]["n"]
     limit = scenes.get("limit", Scenes.limit)
     limit = _from_text(int, limit) if isinstance(limit, str) else limit
-    # What is no number is refused where the limit itself is read.
+    # What is not a number is refused where the limit itself is read.
     counts = isinstance(limit, int) and not isinstance(limit, bool) and limit > 0
     return min(SHOWN_SCENES, limit) if counts else SHOWN_SCENES
 
@@ -469,7 +469,7 @@ def parse(data: Any) -> Plan:
 
 
 def parse_site(data: Any) -> Site:
-    """Turn what an inventory says of a host, where nothing is tried, into a checked `Site`.
+    """Turn what an inventory says about a host, where nothing is tried, into a checked `Site`.
 
     The tenants of ``restore_order`` may be left out: then they come back in the opposite order of their stop.
 

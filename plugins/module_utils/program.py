@@ -141,7 +141,7 @@ def open_trial(
             raise Held(f"this host is held by run {mark.run} since {mark.since} (from {mark.controller})")
         if any(e["event"] == "opened" for e in read(state.journal_path(run))):
             raise Held(
-                f"run {run} was opened before: its samples and signs would be taken for new ones; name another run"
+                f"run {run} was opened before: its samples and signals would be taken for new ones; name another run"
             )
         journal = Journal(state.journal_path(run), run, state.epoch(), "program", required=True)
         try:
@@ -400,7 +400,7 @@ def restore_now(state: State) -> int:
             # Without it nobody would restore what is missing.
             with contextlib.suppress(OSError):
                 state.open(mark)
-            reason += "; the open mark had been removed meanwhile, and is there again"
+            reason += "; the open mark had been removed meanwhile, and was put back"
         if trial is None:
             reason += f"; put the plan back, or start the tenants by hand and then remove {state.root / 'open'}"
         journal.write("restore_failed", restored_by=by, reason=reason, next_try_s=pause_s(failed))
@@ -444,7 +444,7 @@ def run_window(state: State) -> int:
     if any(e["by"] == "runner" for e in read(state.journal_path(mark.run))):
         # A person started the unit again. Tenants are down and there are samples already: a second window would
         # measure a host without tenants, into the first window's files. The end of this process restores the host.
-        _complain(f"run {mark.run} has already run, and a run runs once; the host is being restored, then open another")
+        _complain(f"run {mark.run} has already run, and a run runs once; when the host is restored, open another run")
         return 1
     try:
         runner.Runner(trial, state, mark.epoch, _card(trial)).run()
@@ -634,8 +634,8 @@ def _screen(facts: dict[str, Any]) -> str:
         ("units", ", ".join(f"{name.removesuffix('.service')} {state}" for name, state in facts["units"].items()))
     )
     if facts["nobody_at_work"]:
-        rows.append(("STANDS", f"nobody is at work on it: {facts['nobody_at_work']}"))
-        soon = "mt-watch restores within a minute" if facts["watched"] else "mt-watch does not look; restore it by hand"
+        rows.append(("STALLED", f"nobody is at work on it: {facts['nobody_at_work']}"))
+        soon = "mt-watch restores within a minute" if facts["watched"] else "mt-watch is not running; restore by hand"
         rows.append(("", soon))
     if held:
         rows.append(("you can", "sudo model-trial abort     end the run; the host restores itself"))

@@ -150,7 +150,7 @@ def judge(plan: Plan, host: Host, state_dir: Path, program: str = "") -> tuple[b
     Args:
         plan: the trial's.
         host: asked as root.
-        state_dir: where the record lies.
+        state_dir: where the record is.
         program: SHA-256 of the program that the trial brings; empty means the installed one.
     """
     path = str(state_dir / FILE)

@@ -258,10 +258,10 @@ class Restorer:
 
     @staticmethod
     def again(ask: Callable[[], T]) -> T:
-        """What a manager says of a tenant; until it tells, the tenant is neither up nor down, and it is asked again.
+        """What a manager says about a tenant; until it answers, the tenant is neither up nor down, and we ask again.
 
         Raises:
-            TenantError: it does not tell for `PATIENCE_S`.
+            TenantError: its manager does not report its state for `PATIENCE_S`.
             OSError: likewise.
         """
         deadline = time.monotonic() + PATIENCE_S
@@ -293,7 +293,7 @@ class Restorer:
         since_s = asked[-1]["t_s"]
         if probes.age_s(process.pid) >= time.monotonic() - since_s:
             return False
-        found = f"it was asked to stop and has ended, and PID {process.pid} has come since"
+        found = f"it was asked to stop and has ended, and PID {process.pid} has appeared since"
         self.journal.write("tenant_in_flight", tenant=tenant.name, found=found)
         while time.monotonic() < since_s + tenant.stop_wait_s and probes.alive(process):
             time.sleep(POLL_S)
@@ -335,7 +335,7 @@ class Restorer:
                     trouble = str(err)
                 except TROUBLE as err:
                     # Neither up nor down: it is asked again, as long as there is time.
-                    untold[tenant.name] = f"it can't be looked at: {err}"
+                    untold[tenant.name] = f"its state can't be read: {err}"
                     continue
                 if trouble:
                     self.note_unsettled(tenant.name, trouble, began)
@@ -356,7 +356,7 @@ class Restorer:
         with contextlib.suppress(*TROUBLE):
             copies = tenants.of(tenant).copies()
         if copies:
-            self.note(f"{tenant.name} runs more than once: {copies}; end the one that is too many")
+            self.note(f"{tenant.name} runs more than once: {copies}; end the extra one")
             reason = f"it runs more than once: {copies}"
             self.journal.write("not_settled", tenant=tenant.name, reason=reason, duration_s=self.plan.settle_s)
         return bool(copies)
@@ -393,7 +393,7 @@ class Restorer:
         return sorted({e["tenant"] for e in entries if e["event"] == "tenant_stopping"})
 
     def start_dependents(self) -> bool:
-        """Start what systemd stopped together with a tenant and is no tenant of ours; returns whether there was any."""
+        """Start units that systemd stopped together with a tenant and that are not tenants; says if there were any."""
         before, ours = self.surroundings, [units.full(tenant.unit) for tenant in self.ours if tenant.unit]
         try:
             down = surroundings.fallen(before, self.stopped(), ours)
@@ -486,7 +486,7 @@ class Restorer:
         """Whether a tenant runs; one that its manager does not know does not.
 
         Raises:
-            TenantError: its manager does not tell: it may run, so it must not be started.
+            TenantError: its manager does not report its state: it may run, so it must not be started.
             OSError: likewise.
         """
         try:

@@ -88,7 +88,7 @@ def _folders(state: State, plan: Plan) -> Path:
         (run_dir / name).mkdir(mode=0o700, parents=True)
     for folder in (state.root, state.root / "runs", run_dir, run_dir / "logs"):
         folder.chmod(0o700)
-    # A container sees only the folders mounted into it; its user may read inputs and signs, and write samples.
+    # A container sees only the folders mounted into it; its user may read inputs and signals, and write samples.
     for name in ("inputs", "control"):
         os.chown(run_dir / name, 0, containers.CONTAINER_UID)
         (run_dir / name).chmod(0o750)
@@ -407,11 +407,11 @@ class Runner:
             f"another party listens on the port of {change.owner}",
             f"port {change.port} belongs to {change.owner} alone",
             change.found,
-            "find out who that is: who listens there gets prompt and picture, and can answer in its place",
+            "find out who that is: a program that listens there gets prompt and picture, and can answer in its place",
         )
 
     def begin(self, session: str, ports: Collection[int]) -> None:
-        """Look once more at who will be asked, right before a session gets its start sign."""
+        """Look once more at who will be asked, right before a session gets its start signal."""
         self.ports.ask(ports)
         self.check_ports(sure=True)
         self.measuring = session
@@ -527,10 +527,10 @@ class Runner:
             if self._sampler:
                 self._sampler.stop()
 
-    # Clients: containers that wait for a start sign, so that their own start-up overlaps with something else.
+    # Clients: containers that wait for a start signal, so that their own start-up overlaps with something else.
 
     def ready(self, session: str) -> bool:
-        """Whether a client has loaded everything and waits for its start sign."""
+        """Whether a client has loaded everything and waits for its start signal."""
         return (self.run_dir / "samples" / f"ready-start-{session}").exists()
 
     def sign(self, name: str, **facts: Any) -> None:

@@ -86,10 +86,10 @@ def copied(scene: Scene) -> str:
 
 
 def check(found: list[Scene]) -> list[pictures.Picture]:
-    """What the pictures of scenes say of themselves.
+    """What the pictures of scenes say about themselves.
 
     Raises:
-        ScenesError: one is no whole JPEG or PNG, can't be read, asks the same as another, or all of them are too large;
+        ScenesError: one can't be read, is cut off, asks the same as another, or all of them are too large;
             names the first.
     """
     said: list[pictures.Picture] = []
@@ -125,7 +125,7 @@ def call(of_inventory: str, arguments: dict[str, Any]) -> str:
     """The call of the prompt function with a scene's arguments in place of those of the same names.
 
     Raises:
-        ScenesError: the inventory's own is no plain call.
+        ScenesError: the inventory's own is not a plain call.
     """
     try:
         parsed = ast.parse(of_inventory, mode="eval").body

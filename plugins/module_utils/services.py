@@ -59,7 +59,7 @@ def runner_command(program: Path, max_s: float) -> list[str]:
         "OnFailure": RESTORER,
         "RuntimeMaxSec": f"{max_s:.0f}",
         "TimeoutStopSec": "2",
-        # A runner that stands still gives no sign of life; systemd ends it, and the host comes back.
+        # A runner that stands still sends no heartbeat; systemd ends it, and the host comes back.
         "NotifyAccess": "main",
         "WatchdogSec": "30",
         "WatchdogSignal": "SIGKILL",

@@ -49,7 +49,7 @@ def _session(
         "out_dir": OUT,
         "control_dir": CONTROL,
         "start_file": start_file,
-        # The longest it can wait for its start sign: a model that loads, then a whole measurement.
+        # The longest it can wait for its start signal: a model that loads, then a whole measurement.
         "wait_s": plan.candidate.start_timeout_s + plan.limits.measure_s,
         "prompt_file": f"{INPUTS}/prompt.txt",
         "image": f"{INPUTS}/camera.jpg",
@@ -170,7 +170,7 @@ def _read(path: Path) -> bytes:
 
 
 def replies(path: Path) -> list[dict[str, Any]]:
-    """Samples that a session wrote, one object a line; torn lines, and lines that are no objects, are left out."""
+    """Samples that a session wrote, one object a line; torn lines, and lines that are not objects, are left out."""
     rows = []
     for line in _read(path).split(b"\n"):
         with contextlib.suppress(ValueError, RecursionError):

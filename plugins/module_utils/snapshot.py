@@ -22,7 +22,7 @@ from .probes import ProcessId
 def take(plan: Plan, card: gpu.Card | None) -> dict[str, Any]:
     """The host as it is: every tenant's condition and process, VRAM in total and by process.
 
-    On a host without a card nothing is known of VRAM, and ``gpu`` is missing.
+    On a host without a card nothing is known about VRAM, and ``gpu`` is missing.
 
     Returns:
         ``{"tenants": {name: {running, healthy, pid, start_ticks, vram_mib, vram_pids, scopes, found}}, "used_mib",
@@ -47,7 +47,7 @@ def take(plan: Plan, card: gpu.Card | None) -> dict[str, Any]:
             "healthy": condition.healthy,
             "pid": condition.process.pid if condition.process else 0,
             "start_ticks": condition.process.start_ticks if condition.process else 0,
-            # If no process of a tenant that should hold memory is seen, the driver does not tell; the figure is not 0.
+            # If no process of a tenant that should hold memory is seen, the driver does not report it: not 0.
             "vram_mib": sum(known) if vram and len(known) == len(held) and (held or not tenant.vram_process) else None,
             "vram_pids": [h.pid for h in held],
             # An earlier trial started these; none of them is loading.
@@ -78,12 +78,12 @@ def environments(plan: Plan, found: Mapping[str, Any]) -> dict[str, dict[str, st
 
 
 def recall(plan: Plan, found: Mapping[str, Any] | None, state: State) -> Plan:
-    """The plan with what is known of its tenants from before the trial.
+    """The plan with what is known about its tenants from before the trial.
 
     Args:
         plan: the trial's.
         found: its snapshot; without one nothing is known.
-        state: where the environments lie.
+        state: where the environments are kept.
     """
     known = (found or {}).get("tenants", {})
     here = (found or {}).get("boot_id") == boot_id()

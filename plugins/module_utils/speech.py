@@ -132,7 +132,7 @@ def parse(raw: bytes) -> Wav:
 
     Raises:
         WavError: no RIFF/WAVE, a chunk is missing or cut off, the format is unknown or contradicts itself,
-            there is no audio, or a sample is no number.
+            there is no audio, or a sample is not a number.
     """
     chunks = _chunks(raw)
     encoding, channels, rate_hz, bits = _format(chunks[b"fmt "])

@@ -58,7 +58,7 @@ def frozen(pid: int, proc: Path = PROC, groups: Path = GROUPS) -> bool:
     said = "\n".join(_text(file) for file in _freezers(groups, _text(f"{proc}/{pid}/cgroup"))).strip()
     if said:
         return any(word in said for word in ("frozen 1", "FROZEN", "FREEZING"))
-    # Its group lies outside the mounted hierarchy: see in which kernel function it waits.
+    # Its group is outside the mounted hierarchy: see in which kernel function it waits.
     return _text(f"{proc}/{pid}/wchan") in _TRAPS
 
 

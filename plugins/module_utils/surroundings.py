@@ -135,7 +135,7 @@ def judge(plan: Site, ask: Runs) -> Beside:
         if unit.has_process or (tenant and tenant.name in plan.stop_order):
             lines = _lines(plan, unit, roots)
             if lines:
-                found.broken.append(f"{words} and would stay down, or move in another order than the trial's")
+                found.broken.append(f"{words} and would stay down, or move in an order other than the trial's")
                 found.todo.extend(lines)
             continue
         lost = units.lacks(unit, tenants.there)
@@ -152,7 +152,7 @@ def judge(plan: Site, ask: Runs) -> Beside:
 
 
 def unlisted(plan: Plan, ask: Runs) -> list[Unit]:
-    """Units that go down with a tenant and that the restore starts on its own: they are no tenants in its order.
+    """Units that go down with a tenant and that the restore starts on its own: they are not tenants in its order.
 
     Raises:
         OSError: systemd did not answer.

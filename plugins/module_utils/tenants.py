@@ -136,7 +136,7 @@ HERE = _Here()
 
 @dataclass(frozen=True)
 class Seen:
-    """What its manager says of a tenant; words for people.
+    """What its manager says about a tenant; words for people.
 
     ``running`` is everything but down: one that is on its way up or down, or waits to be started again, runs. ``up``:
     it does its work, as far as its manager can tell. ``process`` is None where it has none, which a timer or a one-shot
@@ -229,7 +229,7 @@ class Kind:
         """Its process, or None where it has none.
 
         Raises:
-            TenantError: its manager does not tell.
+            TenantError: its manager does not report its state.
             OSError: likewise.
         """
         raise NotImplementedError
@@ -334,7 +334,7 @@ class Kind:
         raise NotImplementedError
 
     def state(self, _host: Host) -> probes.ProbeResult:
-        """What its manager says of it, for the contract that every tenant is healthy; nothing where it has none."""
+        """What its manager says about it, for the contract that every tenant is healthy; nothing where it has none."""
         return probes.ProbeResult(True, "")
 
     def sees_gpu(self, _host: Host) -> probes.ProbeResult:
@@ -408,7 +408,7 @@ def _words_of(process: ProcessId | None) -> str:
 
 
 def unit_facts(unit: str, host: Host = HERE) -> dict[str, str]:
-    """What systemd says of a unit: ActiveState, MainPID, Result and friends; Job is absent where none is queued.
+    """What systemd says about a unit: ActiveState, MainPID, Result and others; Job is absent where none is queued.
 
     Raises:
         OSError: it did not answer.
@@ -773,7 +773,7 @@ class Script(_Commands):
     @classmethod
     def lacks(cls, tenant: Tenant, moved: bool) -> Iterator[tuple[str, str]]:
         if not tenant.port and not tenant.process:
-            yield "port", "a port or a process, because nothing else tells whether a script's tenant runs"
+            yield "port", "a port or a process, because nothing else shows whether a script tenant runs"
         yield from super().lacks(tenant, moved)
 
     def stop(self, log: Path) -> None:
@@ -787,7 +787,7 @@ class Container(_Managed):
     needs = ("container",)
 
     def _state(self, host: Host = HERE) -> dict[str, Any]:
-        """What docker says of it: ``Status``, ``Running``, ``Paused``, ``Restarting``, ``Pid`` and more."""
+        """What docker says about it: ``Status``, ``Running``, ``Paused``, ``Restarting``, ``Pid`` and more."""
         name, form = self.tenant.container, "{{json .State}}"
         reply = host.root("docker", "inspect", "--type", "container", "--format", form, name)
         said = probes.printable(reply.first_line())
@@ -1554,7 +1554,7 @@ def changed(tenant: Tenant, then: Mapping[str, Any]) -> str:
 
     Args:
         tenant: as it is now.
-        then: what the snapshot says of it.
+        then: what the snapshot says about it.
     """
     known = identity.recall(then.get("identity"))
     process = of(tenant).find() if known else None

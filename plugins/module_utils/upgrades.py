@@ -1,10 +1,10 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Keep the package manager out of a window: an upgrade of driver, docker or a tenant in it would take them away.
+"""Keep the package manager out of a window: an upgrade could replace the driver, docker or a tenant in it.
 
-Package managers lock a file while they work. Whether one is locked can be seen by everybody; to hold the lock takes
-root, and makes an unattended upgrade wait for the next time.
+Package managers lock a file while they work. Every user can see whether it is locked. Only root can hold the lock; then
+an unattended upgrade is put off until its next turn.
 """
 
 from __future__ import annotations

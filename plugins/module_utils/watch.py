@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the edgelab.model_trial authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Watch runner and restorer: they give signs of life, and a timer restores the host when it misses them.
+"""Watch runner and restorer: they send heartbeats, and a timer restores the host when it misses them.
 
 systemd sees that a unit has ended, and then starts the restore. It does not see a restore that a person has stopped, an
 opening that was killed before it started the runner, or a program that stands still. So while a trial holds the host,
@@ -22,7 +22,7 @@ from pathlib import Path
 from . import probes, run, services
 
 TIMER, LOOK = "mt-watch.timer", "mt-watch.service"
-# A sign of life; systemd expects one within the units' WatchdogSec=.
+# A heartbeat; systemd expects one within the units' WatchdogSec=.
 BEAT_S = 5.0
 # A waiting program wakes up now and then. A main thread that has not for this long hangs in a call.
 STILL_S = 60.0
@@ -35,7 +35,7 @@ _FACTS = "Id,ActiveState,SubState,MainPID,Job,WatchdogTimestampMonotonic,ExecMai
 _US_PER_S = 1e6
 
 
-# The sign of life.
+# The heartbeat.
 
 
 def _wakes(status: Path) -> str:
@@ -46,7 +46,7 @@ def _wakes(status: Path) -> str:
 
 
 def _notify(address: str, text: str) -> None:
-    """sd_notify: send one datagram to systemd; without a listener, this is no failure."""
+    """sd_notify: send one datagram to systemd; without a listener, this is not a failure."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as line:
         line.sendto(text.encode(), address.replace("@", "\0", 1) if address.startswith("@") else address)
 
@@ -70,7 +70,7 @@ class Pulse:
         self._known, self._since_s = "", clock()
 
     def beat(self) -> None:
-        """Give one sign of life, unless the main thread stands still."""
+        """Send one heartbeat, unless the main thread stands still."""
         found, now_s = self._wakes(), self._clock()
         if found != self._known:
             self._known, self._since_s = found, now_s
@@ -85,7 +85,7 @@ class Pulse:
 
 
 def begin() -> None:
-    """Give signs of life from here on, if systemd listens. The main thread must call this.
+    """Send heartbeats from here on, if systemd listens. The main thread must call this.
 
     Raises:
         NoRoom: the host can't start another thread. If a restorer fails like this, systemd starts it again.
@@ -105,7 +105,7 @@ def begin() -> None:
     except RuntimeError as err:
         if not run.no_room(err):
             raise
-        raise run.NoRoom(errno.EAGAIN, "this host can't start the thread that sends signs of life") from err
+        raise run.NoRoom(errno.EAGAIN, "this host can't start the thread that sends heartbeats") from err
 
 
 # The look.
@@ -146,7 +146,7 @@ def idle(facts: dict[str, str], now_s: float) -> str:
     last_s = max(_number(facts.get(sign, "")) for sign in signs) / _US_PER_S
     silent_s = now_s - last_s
     if last_s and silent_s > STALE_S:
-        return f"{name} stands still: PID {pid} has given no sign of life for {silent_s:.0f} s"
+        return f"{name} stands still: PID {pid} has sent no heartbeat for {silent_s:.0f} s"
     return ""
 
 

@@ -160,8 +160,8 @@ class Dealing:
         """Bring one tenant into the state.
 
         Raises:
-            TenantError: it is not there, does not come or go, or its manager does not tell.
-            OSError: its manager does not tell.
+            TenantError: it is not there, does not come or go, or its manager does not report its state.
+            OSError: its manager does not report its state.
         """
         facts = self.found[tenant.name] = {"before": "unknown", "after": "unknown"}
         try:

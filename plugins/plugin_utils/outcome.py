@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """JUnit and an HTML page of what was checked, for a controller that has nothing but this collection.
 
-A pipeline collects whatever lies there. So the files of an earlier run are replaced before anything begins, by ones
+A pipeline collects whatever is there. So the files of an earlier run are replaced before anything begins, by ones
 that say that it did not come to its end.
 
 The JUnit keeps the rules of ``bench/trialbench/show/junit.py``, which can't be used here.

@@ -32,7 +32,7 @@ from ansible_collections.edgelab.model_trial.plugins.plugin_utils.outcome import
 ROUNDS = Path(__file__).resolve().parents[2] / "playbooks" / "rounds"
 STATE = "/var/lib/model-trial"
 PROGRAM = "/usr/local/sbin/model-trial"
-# Much longer than any round takes; what limits a round is the plan's own limits.
+# Much longer than any round takes; the plan's own limits end a round earlier.
 ROUND_S, COMMAND_S = 900.0, 120.0
 # The moment of a strike must come within this time after the play began.
 MOMENT_S = 180
@@ -108,7 +108,7 @@ class Fault:
 
 
 class Ground:
-    """Where it is proved."""
+    """Where a rollback is proved."""
 
     # Whether a reboot command was given.
     can_reboot = False
@@ -159,7 +159,7 @@ class Host(Ground):
         self.can_reboot = bool(reboot)
 
     def fault(self, kind: str, tenant: Tenant) -> Fault | None:
-        """By signals; a tenant of scripts has no name that a signal could be sent to, and a timer no process."""
+        """By signals. A script tenant has no name to which a signal could be sent, and a timer has no process."""
         signals, name = SIGNALS.get(tenant.kind), tenant.container or tenant.unit
         if signals is None or not (tenant.port or tenant.health) or not PLAIN.fullmatch(name):
             return None
@@ -168,7 +168,7 @@ class Host(Ground):
             return Fault(tenant.name, "tenant_starting", script, of_tenant=True, tried_again=False)
         unit = f"prove-rollback-{re.sub(r'[^A-Za-z0-9]+', '-', tenant.name)}"
         script = STAND_STILL.format(unit=unit, limit_s=STILL_S, signal=signals, name=name)
-        # Not before it has stopped: what stands still does not stop well.
+        # Not before it has stopped: a suspended process may not stop.
         undo = f"systemctl stop {unit}.service 2>/dev/null || ! systemctl is-active --quiet {unit}.service"
         return Fault(tenant.name, "tenant_stopped", script, ("sh", "-c", undo), of_tenant=True)
 
@@ -204,7 +204,7 @@ class Twin(Ground):
 
 
 def tool(name: str) -> str:
-    """A program of this Ansible, or whichever is on PATH."""
+    """A program of this Ansible's environment, or else the one on PATH."""
     beside = Path(sys.executable).parent / name
     return str(beside) if beside.exists() else name
 
@@ -253,7 +253,7 @@ class Round:
             raise Failed(f"the play did not end within {limit_s:.0f} s", self.said()) from None
 
     def kill(self) -> None:
-        """Kill the play with all that it started, as a machine that loses its power does."""
+        """Kill the play and everything that it started, as a power cut would."""
         mine = processes_of(self.asked)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -278,7 +278,7 @@ class Round:
             return Failed(": ".join(filter(None, (f"the play ended with {self.process.returncode}", told(said)))), said)
 
     def events(self) -> list[dict[str, Any]]:
-        """The journal of the run, as far as it was fetched."""
+        """The journal of the run, or the part that was fetched."""
         found = []
         with contextlib.suppress(OSError):
             for line in (self.folder / "run" / "journal.jsonl").read_text(encoding="utf-8").splitlines():
@@ -313,7 +313,7 @@ def reason_of(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def first_reason(message: str) -> str:
-    """The line of a message that says most: of a broken contract what was found, else its first line."""
+    """The most telling line of a message: for a broken contract what was found, else the first line."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     found = [line for line in lines if line.startswith("found: ")]
     if lines and lines[0].startswith("Contract ") and found:
@@ -339,7 +339,7 @@ class Proof:
     cases: list[Case] = field(default_factory=list)
 
     def case(self, name: str, prove: Callable[[], None]) -> bool:
-        """Prove one thing, and keep how it ended; returns whether it holds."""
+        """Prove one thing and record the outcome; returns whether it holds."""
         self.show(f"{name} ...")
         began = time.monotonic()
         try:
@@ -357,7 +357,7 @@ class Proof:
         return not found.bad
 
     def skip(self, name: str, why: str) -> None:
-        """Keep that something was not proved."""
+        """Record that something was not proved."""
         self.cases.append(Case(name, "skipped", why))
         self.show(f"{name}: skipped: {why}")
 
@@ -472,7 +472,7 @@ class Proof:
         self.as_before(play, "reboot")
 
     def start_fails_once(self) -> None:
-        """The first start of a tenant in the restore fails; the second must do."""
+        """The first start of a tenant in the restore fails; the second must succeed."""
         fault = self.faults["start"]
         play = self.begin("start-fails-once")
         self.put(play, fault)
@@ -524,7 +524,7 @@ DRILLS: Mapping[str, Drill] = {
 
 
 def faults(plan: Plan, ground: Ground) -> dict[str, Fault]:
-    """Whom faults strike: the first tenant that is started and can fail, the last one whose health is asked."""
+    """Which tenants get the faults: the first one started that can fail, and the last one whose health is asked."""
     moved = [plan.tenant(name) for name in plan.restore_order]
     starts = (ground.fault("start", tenant) for tenant in moved if not tenant.unit.endswith(".timer"))
     asked = (ground.fault("health", tenant) for tenant in reversed(moved) if tenant.health)
@@ -533,7 +533,7 @@ def faults(plan: Plan, ground: Ground) -> dict[str, Fault]:
 
 
 def why_not(drill: Drill, proof: Proof) -> str:
-    """Why a ground can't have a drill; empty where it can."""
+    """Why a drill can't run on a ground; empty if it can."""
     if drill.fault and drill.fault not in proof.faults:
         where = (
             "" if isinstance(proof.ground, Twin) else " here; on a real host, only a unit or a container can be struck"
@@ -545,7 +545,7 @@ def why_not(drill: Drill, proof: Proof) -> str:
 
 
 def yaml_of(value: Any) -> str:
-    """A value as YAML in which no text is a template: what is rendered already stays what it is."""
+    """A value as YAML without templates: Ansible does not render an already rendered text again."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{json.dumps(str(key))}: {yaml_of(one)}" for key, one in value.items()) + "}"
     if isinstance(value, (list, tuple)):

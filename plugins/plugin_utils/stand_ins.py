@@ -42,12 +42,12 @@ COMMANDS = ("script", "process")
 
 
 class NoStandIn(ValueError):
-    """The twin has nothing that could stand in for something of the inventory; the text says for what."""
+    """The twin has no stand-in for a part of the inventory; the text says for which."""
 
 
 @dataclass
 class Layout:
-    """What is to be built.
+    """The files and users of a twin that is to be built.
 
     Attributes:
         files: text files by their path in the image; one whose text begins with ``#!`` is executable.
@@ -401,7 +401,7 @@ def variables(plan: Mapping[str, Any], layout: Layout, gpu: Gpu | None) -> dict[
 
 
 def fillings(plan: Mapping[str, Any]) -> dict[str, Any]:
-    """What the plan of a rehearsal must name and a rehearsal never asks: the candidate, and what production asks it."""
+    """Placeholders that a rehearsal's plan must have but never uses: the candidate, and what production asks it."""
     order, candidate = plan["trial_stop_order"], plan.get("trial_candidate") or {}
     first = order[0] if isinstance(order, list) and order else ""
     # A candidate or an order of another type is left as it is: the plan refuses it.
@@ -423,7 +423,7 @@ def fillings(plan: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unproved(plan: Mapping[str, Any]) -> list[str]:
-    """What of an inventory a twin leaves out besides its tenants; a line each."""
+    """The parts of an inventory, besides its tenants, that a twin leaves out; a line each."""
     contracts = plan.get("trial_contracts") or {}
     found = [f"the quiet probe {one.get('name', '?')!r}" for one in contracts.get("quiet") or []]
     found += [f"the exception clause in {one.get('file', '?')}" for one in contracts.get("clauses") or []]

@@ -64,7 +64,7 @@ def docker(*words: str, check: bool = True, limit_s: float = COMMAND_S) -> subpr
 
 
 def engine() -> dict[str, Any]:
-    """What ``docker info`` says of the engine that a twin is to run in.
+    """What ``docker info`` says about the engine that a twin is to run in.
 
     Raises:
         TwinError: it does not answer, or is of a kind in which systemd can't be process 1 of a container with

@@ -163,7 +163,7 @@ def test_a_unit_goes_by_the_program_that_the_open_run_keeps_if_that_is_whole(
 @pytest.mark.parametrize("name", ["mt-run", "mt-restore"])
 def test_who_stands_still_is_ended_by_systemd(name: str) -> None:
     found = runner() if name == "mt-run" else {k.removeprefix("Service."): v for k, v in unit(name).items()}
-    # Several signs of life fit in; no core of a big process is written while tenants are down.
+    # Several heartbeats fit in; no core of a big process is written while tenants are down.
     assert watch.BEAT_S * 3 <= float(found["WatchdogSec"][0]) <= 30
     assert found["NotifyAccess"] == ["main"]
     assert found["WatchdogSignal"] == ["SIGKILL"]

@@ -213,7 +213,7 @@ class Result:
 class Probe:
     """Whether an engine is usable, and what it is.
 
-    `facts`: threads, seq_len, pin, map, CPU features, whatever it says of itself.
+    `facts`: threads, seq_len, pin, map, CPU features, whatever it says about itself.
     `hashes`: name to SHA-256 of binary, weights and tokenizer, for engines whose files are ours to read.
     """
 
@@ -295,7 +295,7 @@ class Engine(Protocol):
         """
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
 
 
 def require(engine: Engine, request: Request) -> None:

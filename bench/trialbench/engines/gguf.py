@@ -43,7 +43,7 @@ def file_type_bits(path: Path) -> int | None:
     """Bits per weight by the file's own `general.file_type`; None where it has none, or one that is not known here.
 
     Raises:
-        UsageError: it can't be read, or is no GGUF.
+        UsageError: it can't be read, or is not a GGUF.
     """
     value = header(path).get("general.file_type")
     return BITS.get(value) if isinstance(value, int) else None
@@ -53,7 +53,7 @@ def header(path: Path) -> dict[str, object]:
     """The keys of the header and their values; arrays are skipped.
 
     Raises:
-        UsageError: it can't be read, or is no GGUF.
+        UsageError: it can't be read, or is not a GGUF.
     """
     try:
         with path.open("rb") as stream:

@@ -13,7 +13,7 @@ Identity = tuple[int, int, int, int, int]
 
 
 class Hashes:
-    """Remembers what it has read. A file that was replaced or written to is known by inode, size and times."""
+    """Remembers hashes. Inode, size and times show whether a file was replaced or written to."""
 
     def __init__(self) -> None:
         self._known: dict[Path, tuple[Identity, str]] = {}

@@ -10,7 +10,7 @@ FaultKind = Literal["server_error", "bad_json", "bad_reply", "dropped"]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why what came is no reply.
+    """Why what came is not a reply.
 
     Attributes:
         kind: the server reports an error in place of a reply; it sent something that is not JSON, or no reply; or the
@@ -33,7 +33,7 @@ class Call(NamedTuple):
 
 @dataclass(slots=True)
 class Message:
-    """A reply, or what is there of it.
+    """A reply, or the part of it that has arrived.
 
     Attributes:
         content: the text, cleaned; None: there was no such field.

@@ -28,7 +28,7 @@ SWEEP_LIMIT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One line of /proc/PID/stat. `start`: clock ticks since boot; with the pid it names a process for good."""
+    """One line of /proc/PID/stat. `start`: clock ticks since boot; with the pid it identifies a process uniquely."""
 
     pid: int
     state: str
@@ -81,7 +81,7 @@ def members(leader: Process, brand: str, known: Container[tuple[int, int]] = ())
     """All processes started by `leader` that still exist, without `leader` itself.
 
     Args:
-        known: identities that belong to it, whatever they show by now.
+        known: identities that belong to it, even if nothing shows that any more.
     """
     # A process older than the leader can't descend from it; this also guards against a reused pid.
     later = [one for one in table() if one.start >= leader.start and one.pid != leader.pid]

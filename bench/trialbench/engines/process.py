@@ -186,7 +186,7 @@ def _message(text: str, told: Told, failure: Failure | None) -> Message:
         # It ended by itself and reports success.
         finish = finish or "stop"
     if failure is not None and failure.failure_class is REPLACEMENT_CHARACTERS:
-        # The program wrote bytes that are no text; a server sends this character as a text of its own.
+        # The program wrote bytes that are not text; a server sends this character as a text of its own.
         fault = Fault("bad_reply", f"{failure.failure_class.name}: {failure.detail}")
     return Message(
         content=text,
@@ -269,6 +269,6 @@ def _failed(status: int, errors: str, said: str) -> Failure:
 
 
 def _last_words(errors: str) -> str:
-    """The last lines of standard error that are no timing, cut."""
+    """The last lines of standard error that are not timing, cut."""
     lines = [line.strip() for line in errors.split("\n") if line.strip() and not line.lstrip().startswith("[ ")]
     return f": {' | '.join(lines[-2:])[-_DETAIL:]}" if lines else ""

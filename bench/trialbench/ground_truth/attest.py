@@ -46,7 +46,7 @@ def attest(sha256: str, verdicts: Sequence[Path]) -> AttestedFile:
 
 
 def attestation(hashes: Sequence[str], verdicts: Sequence[Path], *, required: bool) -> dict[str, Any]:
-    """What is said of all these files, as it goes into the plan of a trial (schema `attestation`).
+    """What is said about all these files, as it goes into the plan of a trial (schema `attestation`).
 
     Raises:
         UsageError: as `attest`.

@@ -152,7 +152,7 @@ def _processor() -> str:
 
 
 def as_dict(result: Result) -> dict[str, Any]:
-    """A result as published. Numbers that are no JSON become null: an answer may hold anything."""
+    """A result as published. Numbers that are not JSON become null: an answer may hold anything."""
     names = ("says", "expected", "got", "cause", "proves_nothing", "reproduce")
     return {
         **asdict(result.row),

@@ -50,7 +50,8 @@ def add(verbs: Verbs) -> None:
 
 
 _EXIT_CODES = (
-    "exit codes: 0 all passed, 1 something failed, 2 wrong usage, 3 something could not be decided, 4 no runtime"
+    "exit codes: 0 all passed, 1 something failed, 2 wrong usage, 3 something could not be decided or nothing "
+    "was proved, 4 no runtime or no GPU"
 )
 
 
@@ -74,7 +75,9 @@ def _add_check(verbs: Verbs) -> None:
     ticket.set_defaults(verb=_ticket)
     attest = verbs.add_parser("attest", help="look up what verdicts say about a file, by its hash")
     attest.add_argument("--sha256", action="append", required=True, metavar="HEX", help="of the file; repeatable")
-    attest.add_argument("--verdict", action="append", default=[], type=Path, metavar="FILE.json", help="repeatable")
+    attest.add_argument(
+        "--verdict", action="append", default=[], type=Path, metavar="FILE.json", help="of trialbench check; repeatable"
+    )
     attest.add_argument("--optional", action="store_true", help="only report: a missing or bad verdict is no failure")
     attest.add_argument("--json", type=output, metavar="FILE", help="write what was found (schema attestation)")
     attest.set_defaults(verb=_attest)

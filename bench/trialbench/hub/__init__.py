@@ -105,7 +105,7 @@ def endpoint() -> str | None:
     """HF_ENDPOINT, read now and not when the library was imported; None: the public hub.
 
     Raises:
-        UsageError: it is no URL of a hub.
+        UsageError: it is not a URL of a hub.
     """
     given = os.environ.get("HF_ENDPOINT", "").strip()
     return str(parse(given, "HF_ENDPOINT", expected="https://HOST")) if given else None

@@ -1,6 +1,6 @@
 """Download one file of a repository; keep what is on the disk already and request only the rest.
 
-The hub's library starts each download from zero, under another name each time: what a killed one leaves is of no use
+The hub's library starts each download from zero, under another name each time: what a killed one leaves is useless
 and stays. Here a download has one name, so the next attempt, and the next process, continues where the last one ended.
 The caller checks by its hash that the beginning belongs to the same file.
 """
@@ -103,7 +103,7 @@ def _begin(reply: httpx.Response, name: str, path: Path, have: int) -> int:
         return 0  # a server without ranges sends everything
     found_range = _RANGE.fullmatch(reply.headers.get("content-range", ""))
     if found_range is None or int(found_range[1]) not in (0, have):
-        raise _useless(path, f"{name}: the hub continues at another byte than requested")
+        raise _useless(path, f"{name}: the hub continues at a byte other than the requested one")
     return int(found_range[1])
 
 

@@ -51,7 +51,7 @@ def fetch(
             downloads but not a changed repository, and the output says so.
 
     Raises:
-        UsageError: the revision is no commit, a file has no pin, a pin no file, or the disk is too small.
+        UsageError: the revision is not a commit, a file has no pin, a pin no file, or the disk is too small.
         ServerError: the hub refuses, or cannot be reached.
         WrongHashError: a file is not the pinned one.
     """

@@ -218,7 +218,7 @@ class Runner:
         """0 all samples are good, 3 some failed or the session was ended early, 4 the server is broken or unreachable.
 
         3 as well for a server that slowed down or was restarted meanwhile: no single number describes it. A segment's
-        time limit is no failure by itself; a segment that it left without any good sample is.
+        time limit is not a failure by itself; a segment that it left without any good sample is.
         """
         if self.stopped == "server":
             return EXIT_SERVER

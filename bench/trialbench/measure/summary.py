@@ -318,7 +318,7 @@ def taints(samples: Sequence[Sample], warmups: Sequence[Sample], *, cache_prompt
     """What makes a segment unfit for a decision, each as `name: observation`; empty for a clean one.
 
     Names: `cache`, `thinking`, `finish_reason`, `model_changed`, `server_restarted`, `server_hung_up`. A cache that was
-    asked for and not used is no taint: some models cannot reuse their prompt cache.
+    asked for and not used is not a taint: some models cannot reuse their prompt cache.
     """
     answered = [*warmups, *samples]
     found = []

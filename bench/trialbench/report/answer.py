@@ -119,7 +119,7 @@ def _right(found: Correctness | None) -> Iterator[str]:
 
 
 def _review(run: Run, facts: Facts) -> Iterator[str]:
-    """What people said of the replies that are shown; those that were never measured wait for nobody."""
+    """What people said about the replies that are shown; those that were never measured wait for nobody."""
     measured = {work.name for work in run.plan.shown if run.samples(work.candidate)}
     said = [f"{name} judged {word}" for name, word in facts.judged.items() if word]
     waiting = [name for name, word in facts.judged.items() if word is None and name in measured]

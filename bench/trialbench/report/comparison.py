@@ -1,6 +1,6 @@
 """Candidate against baseline: ratios of medians, next to the baseline's own variation.
 
-A single run of each is no A/B test: machines drift between runs, and a test that ignores drift raises false alarms in
+One run of each is not an A/B test: machines drift between runs, and a test that ignores drift raises false alarms in
 half of them. So the baseline is measured before (A1) and after (A2) the candidate, and the difference between A1 and A2
 is the band within which a difference means nothing.
 
@@ -36,7 +36,7 @@ _NAMES: dict[Metric, str] = {
 _UNITS: dict[Metric, str] = {"tokens_per_s": "tok/s"}
 
 Finding = Literal["different", "not_shown", "not_comparable"]
-# What every output says of a finding; a difference has its direction besides.
+# What every output says about a finding; a difference has its direction besides.
 WORDS: dict[Finding, str] = {"different": "different", "not_shown": "not shown", "not_comparable": "not comparable"}
 
 

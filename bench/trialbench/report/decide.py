@@ -86,7 +86,7 @@ def answer_of(run: Run, summary: Summary) -> str:
 
 
 def older(run: Run, summary: Summary) -> list[str]:
-    """That the verdict of the run rests on other samples than its folder has now; nothing where it does not."""
+    """A note that the verdict was made from samples other than those in the folder now; empty if it was not."""
     if run.verdict is None or run.rehearsal:
         return []
     segment = summary.segments.get(run.plan.decider.candidate)
@@ -149,7 +149,7 @@ def _judged(run: Run, given: Mapping[str, str], found: Review | None) -> dict[st
 
 
 def _reviewed(found: Review, names: Sequence[str]) -> dict[str, Judgment | None]:
-    """What a blind review says of these workloads; None where nothing is shown."""
+    """What a blind review says about these workloads; None where nothing is shown."""
     said = {name: found.workloads[name].finding for name in names if name in found.workloads}
     return {name: None if word == "not_shown" else word for name, word in said.items()}
 

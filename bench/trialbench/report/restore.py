@@ -26,7 +26,7 @@ Outcome = Literal["completed", "rehearsed", "rolled_back", "open", "untouched"]
 
 @dataclass(frozen=True)
 class Failure:
-    """The phase that failed, and what its program said of it."""
+    """The phase that failed, and what its program said about it."""
 
     phase: str
     reason: str | None
@@ -45,7 +45,7 @@ class Failure:
 
     @property
     def details(self) -> dict[str, str]:
-        """What it says of `expected`, `found` and `todo`."""
+        """What it says about `expected`, `found` and `todo`."""
         told = {"expected": self.expected, "found": self.found, "todo": self.todo}
         return {name: str(value) for name, value in told.items() if value}
 

@@ -51,7 +51,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Holder:
-    """A process that holds memory of the card; `mib` is None where the driver does not tell."""
+    """A process that holds memory of the card; `mib` is None where the driver does not report it."""
 
     pid: int | None
     mib: float | None
@@ -117,7 +117,7 @@ class Decided:
 
 @dataclass(frozen=True)
 class Attestation:
-    """What ground truth says of the candidate's files; `required`: the trial was to go ahead only with a good one."""
+    """What ground truth says about the candidate's files; `required`: the trial may start only with a good one."""
 
     required: bool
     files: tuple[AttestedFile, ...]
@@ -137,7 +137,7 @@ class Run:
         logs: file names.
         notes: the clients' closing remarks, without repeats.
         verification: the checks made from outside after the run.
-        attestation: what ground truth says of the candidate's files.
+        attestation: what ground truth says about the candidate's files.
         proofs: what was proved of engines, in the order they are shown.
         bad_lines, unread: what could not be used.
     """

@@ -68,7 +68,7 @@ class Series:
         return [min(known, key=lambda one: abs(one.t_s - middle))] if known else []
 
     def values(self, start_s: float, end_s: float, key: str) -> list[float]:
-        """What those readings say of `key`."""
+        """What those readings say about `key`."""
         return _values(self.during(start_s, end_s, key), key)
 
 
@@ -86,7 +86,7 @@ def series(readings: Iterable[Reading]) -> Series:
 
 
 def _values(readings: Iterable[Reading], key: str) -> list[float]:
-    """What is known of `key`."""
+    """What is known about `key`."""
     return [float(value) for one in readings if (value := one.value(key)) is not None]
 
 

@@ -81,7 +81,7 @@ def read(path: Path, name: str, what: str) -> dict[str, Any]:
     """The JSON document in `path`, which is `what` and fits the schema `name`.
 
     Raises:
-        UsageError: it cannot be read, is no JSON, or does not fit; names the first problem.
+        UsageError: it cannot be read, is not JSON, or does not fit; names the first problem.
     """
     data: dict[str, Any] = read_json(path)
     problems = validate(data, name)

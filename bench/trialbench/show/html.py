@@ -31,8 +31,8 @@ MAX_BYTES = 1_900_000
 def render(template: Path, *, max_bytes: int = MAX_BYTES, **values: Any) -> str:
     """The document that `template` makes of `values`, with style and script inside, below `max_bytes`.
 
-    A template extends `base.html.j2` and imports `macros.html.j2`, which lie in this room. A style and a script of its
-    own lie beside it under its name, such as `page.css` beside `page.html.j2`.
+    A template extends `base.html.j2` and imports `macros.html.j2`, which are in this folder. Its own style and script
+    are beside it under its name, such as `page.css` beside `page.html.j2`.
     """
     page = ""
     for limit in _LIMITS:

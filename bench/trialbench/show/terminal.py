@@ -82,7 +82,7 @@ def ended(name: str, act: Callable[[], int]) -> int:
 
 
 def _silence_closed_streams() -> None:
-    """Let what is written to a standard stream that was closed beforehand (`>&-`) go nowhere; Python has None there.
+    """Discard what is written to a standard stream that was closed beforehand (`>&-`); Python has None there.
 
     Their descriptors are taken, too: the next file that is opened would get one, and what is printed with it.
     """

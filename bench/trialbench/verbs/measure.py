@@ -13,7 +13,10 @@ from trialbench.options import Verbs, output, outputs, pairs, positive, server_u
 from trialbench.show.terminal import say
 from trialbench.verbs.select import add_options, measuring_client
 
-_EXIT_CODES = "exit codes: 0 all samples good, 2 wrong usage, 3 some samples failed, 4 server broken or unreachable"
+_EXIT_CODES = (
+    "exit codes: 0 all samples good, 2 wrong usage, 3 some samples failed or the result is partial, "
+    "4 server broken or unreachable"
+)
 
 
 def add(verbs: Verbs) -> None:

@@ -40,7 +40,7 @@ def add(verbs: Verbs) -> None:
     )
     _add_folder(verbs, "show", _show, "print a result folder as a readable table")
     compare = verbs.add_parser("compare", help="print several runs side by side")
-    compare.add_argument("dirs", type=Path, metavar="DIR", nargs="*")
+    compare.add_argument("dirs", type=Path, metavar="DIR", nargs="*", help="result folders")
     compare.add_argument(
         "--without", action="append", default=[], metavar="HOST=WHY", help="a host without results; repeatable"
     )

@@ -32,7 +32,7 @@ def _table(paths: Sequence[Path]) -> str:
     """The summaries of `trialbench run`, in the order given.
 
     Raises:
-        UsageError: one of them can't be read, or is no summary.
+        UsageError: one of them can't be read, or is not a summary.
     """
     from trialbench import schemas
     from trialbench.show.text import columns

@@ -171,7 +171,11 @@ def _add_proof(verbs: Verbs) -> None:
             help="change the limit of a number; repeatable",
         )
         proof.add_argument(
-            "--expect-any", action="append", default=[], metavar="NAME=NUMBER", help="like --expect, for any proof"
+            "--expect-any",
+            action="append",
+            default=[],
+            metavar="NAME=NUMBER",
+            help="like --expect, but ignored by a proof without that number",
         )
         proof.add_argument("--prompt", default="Count from one to one thousand.", help="the prompt")
         proof.add_argument("--max-tokens", type=positive, default=None, help="length of the reply")

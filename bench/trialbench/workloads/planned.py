@@ -14,7 +14,7 @@ from trialbench.workloads import Workload, load_workload, packaged, parse_docume
 from trialbench.workloads.parsers import Contract
 from trialbench.workloads.scenes import meaning
 
-# The trial gives a workload these two; here anything stands for them.
+# The trial gives a workload these two; for this check any value will do.
 _PROMPT, _PICTURE = "prompt.txt", "camera.gif"
 
 

@@ -55,7 +55,7 @@ class Described:
 
 
 def read(path: Path, parsed: Any) -> list[Described]:
-    """The scenes of a file; pictures lie relative to it.
+    """The scenes of a file; paths of pictures are relative to it.
 
     Args:
         parsed: gives the document in a YAML or JSON text.

@@ -174,7 +174,7 @@ def test_two_outputs_do_not_overwrite_each_other(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("a")
     for one, other in (("a", "a"), ("a", "link"), ("-", "/dev/stdout")):
         given = {"--json": output(one if one == "-" else str(tmp_path / one)), "--junit": output(str(tmp_path / other))}
-        with pytest.raises(UsageError, match=r"--junit .* another file than that of --json"):
+        with pytest.raises(UsageError, match=r"--junit .* a file other than that of --json"):
             outputs(given)
     assert outputs({"--json": Path("/dev/null"), "--junit": Path("/dev/null")}) is sys.stdout
     assert outputs({"--json": output("-"), "--junit": None}) is sys.stderr

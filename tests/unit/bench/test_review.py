@@ -358,10 +358,10 @@ def test_pictures_without_room_are_shown_small(run: Path, folders: ModuleType) -
         (lambda run: (run / "inputs" / "scenes" / "view-9.png").unlink(), "does not hold the picture"),
         (lambda run: (run / "inputs" / "scenes" / "view-9.png").write_bytes(b"GIF89a"), "not a JPEG, PNG or WebP"),
         (lambda run: (run / "inputs" / "scenes" / "view-9.png").write_bytes(b"\x89PNG" * 300_000), "too large"),
-        (lambda run: (run / "inputs" / "pictures.json").write_text("[1]"), "does not tell which picture"),
-        (lambda run: (run / "inputs" / "pictures.json").write_text("[]"), "does not tell which picture"),
+        (lambda run: (run / "inputs" / "pictures.json").write_text("[1]"), "does not say which picture"),
+        (lambda run: (run / "inputs" / "pictures.json").write_text("[]"), "does not say which picture"),
         (lambda run: (run / "inputs" / "pictures.json").write_text('[{"id": "picture-10", "image": "../plan.json"}]'),
-         "outside of the run"),
+         "outside the run"),
     ],
 )  # fmt: skip
 def test_a_picture_that_is_not_there_is_told(run: Path, spoil: Callable[[Path], object], why: str) -> None:

@@ -35,7 +35,7 @@ class EventStream:
     """Takes the bytes of a stream as they come and gives its events.
 
     Attributes:
-        stray: the beginning of the lines that are no fields of an event, each with its line end.
+        stray: the beginning of the lines that are not fields of an event, each with its line end.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class EventStream:
 
     @property
     def outside(self) -> str:
-        """`stray` and the line that has not ended, where that one is no field of an event."""
+        """`stray` and the line that has not ended, where that one is not a field of an event."""
         if len(self._rest) > _MAX_PIECES or len(self.stray) >= _MAX_STRAY:
             return self.stray
         rest = self._begun()

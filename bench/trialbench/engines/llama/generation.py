@@ -50,7 +50,7 @@ from trialbench.engines.process import timeout
 
 MAX_REPLY_BYTES = 16 << 20
 _MAX_SMALL_BYTES = 8 << 20
-# Of an answer that is no reply.
+# Of an answer that is not a reply.
 _MAX_REFUSAL_BYTES = 1 << 16
 _DETAIL = 300
 # A reader that stops reading occupies the slot at most this long after the total deadline.
@@ -336,7 +336,7 @@ class HttpGeneration:
                 else "",
                 f"a refusal: {message.refusal[:_DETAIL]}" if message.refusal else "",
             ]
-            return Failure(EMPTY_OUTPUT, ", and ".join(["success and no text", *filter(None, found)]))
+            return Failure(EMPTY_OUTPUT, ", and ".join(["success, but no text", *filter(None, found)]))
         if "\N{REPLACEMENT CHARACTER}" in text:
             return Failure(REPLACEMENT_CHARACTERS, f"U+FFFD {text.count(chr(0xFFFD))} times in {len(text)} characters")
         return None
@@ -392,7 +392,7 @@ class HttpGeneration:
 
 
 def refused(answer: Answer) -> Failure:
-    """The failure for an answer with another status than 200."""
+    """The failure for an answer with a status other than 200."""
     status = answer.status or 0
     return by_status(status, explain(status, answer.headers, bytes(answer.body)))
 

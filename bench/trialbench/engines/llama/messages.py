@@ -23,7 +23,7 @@ from trialbench.engines.message import Call, Fault, FaultKind, Message
 REST_S = 0.5
 # A page, or the words of an error status, end where nothing more of them comes for so long.
 QUIET_S = 2.0
-# A text without a length may be whole at each of its pieces; so often that is tried.
+# A text without a length may be complete after any of its pieces; this is how often we try.
 _MAX_TRIES = 64
 # Blanks and marks before a page, or behind it, are expected within so many characters.
 _PAGE_HEAD = 200
@@ -279,7 +279,7 @@ class StreamedReply:
             self.whole_s = self._at_s
 
     def fail(self, fault: Fault) -> None:
-        """It is no reply."""
+        """It is not a reply."""
         self.message.fault, self.done = fault, True
 
     def noted(self, document: Mapping[str, Any]) -> None:
@@ -347,7 +347,7 @@ class StreamedReply:
         self.fail(_fault_of(said or document, beside=document if isinstance(document, dict) else None))
 
     def _look_outside(self) -> None:
-        """See whether a whole answer that is no stream, or an error, has come outside of any event."""
+        """See whether a whole answer that is not a stream, or an error, has come outside of any event."""
         outside = self._events.outside.strip()
         if outside == self._outside:
             return
@@ -488,7 +488,7 @@ def read_document(body: bytes) -> Message:
 
 
 def _not_json(body: bytes, error: Exception) -> Fault:
-    """Why `body` is no document. It may be a stream that nobody asked for, and may hold the server's error."""
+    """Why `body` is not a document. It may be a stream that nobody asked for, and may hold the server's error."""
     if not body.lstrip().startswith((b"data:", b"event:", b"error:", b":")):
         return Fault("bad_json", f"{error}: {body[:80]!r}")
     stream = StreamedReply()
@@ -643,7 +643,7 @@ def explain(status: int, headers: Mapping[str, str], body: bytes) -> str:
 
 
 def compressed(headers: Mapping[str, str], body: bytes) -> str | None:
-    """What to say of a body that is compressed, although `identity` was asked for; None if it is not."""
+    """What to say about a body that is compressed, although `identity` was asked for; None if it is not."""
     begins = next((name for magic, name in _PACKED if body.startswith(magic)), None)
     named = [one.strip().lower() for one in headers.get("content-encoding", "").split(",")]
     packed = [one for one in named if one not in _NOT_PACKED]

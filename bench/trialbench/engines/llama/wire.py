@@ -37,7 +37,7 @@ _SLICE_S = 0.2
 _LULL_S = 0.002
 _GATHER_BYTES = 1 << 18
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*\r\n", re.IGNORECASE)
-# A document without a length may be whole at each of its pieces; so often that is tried.
+# A document without a length may be complete after any of its pieces; this is how often we try.
 _MAX_TRIES, _TAIL_BYTES = 16, 200
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
 # We close idle connections before the server does (llama-server: after 5 s), so no request meets a closing connection.
@@ -360,7 +360,7 @@ class Connection:
             with self.exchange(method, path, body, timeout_s=timeout_s, connect_timeout_s=connect_s) as response:
                 answer.take(response, limit)
         except WireError:
-            # Another status than 200 is an answer, whatever comes of its words.
+            # A status other than 200 is an answer, even if its body is incomplete.
             if answer.status in (None, 200) and not whole(bytes(answer.body)):
                 raise
         assert answer.status is not None, "nothing was raised"
@@ -372,7 +372,7 @@ class Connection:
 
 
 class Answer:
-    """An answer that is no stream of events: status, headers and body, as far as it came.
+    """An answer that is not a stream of events: status, headers, and the part of the body that arrived.
 
     Attributes:
         status: None: there was no answer.
@@ -387,7 +387,7 @@ class Answer:
     def take(self, response: httpx.Response, limit: int) -> None:
         """Read `response` to its end, or to that of the document in it: the connection may stay open behind it.
 
-        The words of another status than 200 are only for people: they are waited for while they keep coming.
+        The body of a status other than 200 is only for people: we read it as long as it keeps coming.
 
         Raises:
             WireError: as with `chunks`; what came is kept.

@@ -216,7 +216,7 @@ class _Climber:
     # --- The rungs ---
 
     def file(self) -> Rung:
-        """The file as it lies there, and as it was made."""
+        """The file as it is now, and as it was made."""
         artifact = self._artifact()
         if not artifact.path.exists():
             return Rung(Step.FILE, None, f"{artifact.path}: no such file")
@@ -340,7 +340,7 @@ class _Climber:
         if rung.good is False and self._worst(other) == 0:
             return Rung(step, False, f"{rung.says}; imported from a GGUF it gives the oracle's tokens")
         if rung.good is False:
-            # Both ways in are wrong, or there is no other: tokens alone do not tell an import from the arithmetic.
+            # Both imports are wrong, or there is only one: tokens alone can't tell bad numbers from bad arithmetic.
             tokens = {prompt: one.got for prompt, one in self._compared(seen).items()}
             if tokens == {prompt: one.got for prompt, one in self._compared(other).items()}:
                 rung = replace(rung, says=f"{rung.says}; imported from a GGUF it says the same")
@@ -367,7 +367,7 @@ class _Climber:
         if not _any(weights, Status.FAIL) and causes and Cause.DEFECT not in causes:
             # Each tensor is as near as it may be, and the leads that turned are no larger than what moved everywhere.
             return Rung(
-                step, False, f"within the bounds of every tensor, and its noise turns tokens: {weights[0].says}"
+                step, False, f"every tensor is within its bound, but the noise changes tokens: {weights[0].says}"
             )
         return Rung(step, not _any(weights, Status.FAIL), weights[0].says)
 
@@ -401,7 +401,7 @@ class _Climber:
             return None
         made_of = self._artifact().sha256
         if made_of and second.files and made_of not in second.files.values():
-            # It speaks of another file than this one.
+            # It is about another file.
             return None
         return compare_tokens(second.tokens, first.tokens, first.eos_ids).mismatches
 

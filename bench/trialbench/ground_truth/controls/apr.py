@@ -1,4 +1,4 @@
-"""Negative controls for apr: damaged files, and a program that lies or forgets its manners.
+"""Negative controls for apr: damaged files, and a program that gives wrong or malformed answers.
 
 If the output of a program can't be parsed (it ignores `--json`), no suite can fail it: there it is enough that none
 passes.

@@ -162,7 +162,8 @@ CONTROLS: tuple[Control, ...] = (
         guilty=Step.IMPORT,
     ),
     Control(
-        "oracle of another text", "half precision tells its tokens backwards", ("precision",), oracle=_other_halves,
+        "oracle of another text", "the half-precision oracles have their tokens in reverse order", ("precision",),
+        oracle=_other_halves,
     ),
     Control(
         "same file twice", "one precision passed off as another", ("diff",), _same_file, guilty=Step.QUANTIZATION,

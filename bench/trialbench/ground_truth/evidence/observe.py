@@ -104,7 +104,7 @@ class Evidence:
         return found or self.workspace.artifact(model, self.runtime.identity.name, quant)
 
     def digest(self, model: Model, quant: str) -> str:
-        """SHA-256 of a quant's file as it lies there; empty when there is none."""
+        """SHA-256 of a quant's file as it is now; empty when there is none."""
         return self._digest_of(self.artifact(model, quant).path)
 
     def _digest_of(self, path: Path) -> str:
@@ -190,7 +190,9 @@ class Evidence:
         if not made_of or not other:
             return ""
         folder = self.workspace.folder(model)
-        return f"was made from another {', '.join(other)} than lies in {folder}: make it again with `trialbench oracle`"
+        return (
+            f"was made from other files ({', '.join(other)}) than {folder} has: make it again with `trialbench oracle`"
+        )
 
     def tokenizer(self, model: Model) -> TokenizerOracle | Trouble:
         """What the model's own tokenizer says."""
@@ -302,8 +304,8 @@ class Evidence:
         return self._perplexities[key]
 
     def _reference(self, model: Model, text: Path) -> Path | None:
-        """The logits of the float32 file over the text: made when there are none, or they are of something else, or
-        nobody lived to write down what they are of.
+        """The logits of the float32 file over the text. They are made if they are missing, belong to something else, or
+        have no record, because a process was killed before it wrote one.
         """
         make = getattr(self.runtime, "reference_logits", None)
         base = self.workspace.artifact(model, self.runtime.identity.name, "f32")

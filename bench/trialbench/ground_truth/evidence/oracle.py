@@ -62,7 +62,7 @@ def make_oracles(
     Args:
         roster: names the prompts, the length of a continuation and the folder to write into.
         models: which of its models.
-        folder_of: where a model's Hugging Face files lie.
+        folder_of: where a model's Hugging Face files are.
         revision_of: the commit they are; None when they are local (then their hash stands for it).
         device, precision: `cpu` or `cuda`; `fp32`, `bf16`, `fp16`. Halves are for a GPU; a CPU computes them as well,
             slowly, in another order of sums, and the file says on what it was made.

@@ -8,7 +8,7 @@ and ours:
     oracle-gguf/<slug>/<quant>/<prompt>.json        transformers loading a quantized GGUF (the second oracle)
     oracle-tokenizer/<slug>.json                    token ids of the torture set, prompts of the chat template
 
-`oracle` is the folder that a roster names; the others lie beside it.
+`oracle` is the folder that a roster names; the others are beside it.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ _GPU_KEYS = ("cuda_version", "gpu_name", "kernels_version", "kernels_enabled")
 def oracle_path(
     folder: Path, slug: str, prompt: str, *, precision: str = "fp32", quant: str | None = None, device: str = "cpu"
 ) -> Path:
-    """Where an oracle lies: `folder` is the roster's `oracle`."""
+    """The path of an oracle; `folder` is the roster's `oracle`."""
     if quant is not None:
         return folder.with_name(f"{folder.name}-gguf") / slug / quant / f"{prompt}.json"
     if precision != "fp32" or device != "cpu":
@@ -125,7 +125,7 @@ def oracle_path(
 
 
 def tokenizer_path(folder: Path, slug: str) -> Path:
-    """Where the tokenizer's oracle lies."""
+    """The path of the tokenizer's oracle."""
     return folder.with_name(f"{folder.name}-tokenizer") / f"{slug}.json"
 
 

@@ -1,4 +1,4 @@
-"""Where the files of a check lie, and how they get there: pull, convert, clean.
+"""Where the files of a check are, and how they get there: pull, convert, clean.
 
 WORK/<slug>/hf/                        the model's Hugging Face files, unless the roster brings them
 WORK/<slug>/hf.json                    which commit they are, and their hashes
@@ -82,7 +82,7 @@ class Workspace:
         return Artifact(self.folder(model), model.slug, "hf", "hf", parents=("hf",))
 
     def path(self, model: Model, runtime: str, quant: str) -> Path:
-        """Where the file of one quant lies, made or not; one that the roster brings lies where that says."""
+        """The path of one quant's file, made or not; for a file that the roster brings, the roster's path."""
         ending = _ending(runtime)
         if ending == "gguf" and quant in model.files:
             return model.files[quant]
@@ -97,7 +97,7 @@ class Workspace:
         return self.root / model.slug / runtime / "reference.kld"
 
     def artifact(self, model: Model, runtime: str, quant: str) -> Artifact:
-        """The file of one quant, as it lies there; its path need not exist.
+        """The file of one quant, as it is now; its path need not exist.
 
         Raises:
             UsageError: its record cannot be read.
@@ -240,7 +240,7 @@ class Workspace:
     def clean(self, models: Sequence[Model], *, pulled: bool = False) -> list[Path]:
         """Remove what `convert` made, and with `pulled` also what was fetched; returns what went.
 
-        What the roster brings stays, wherever it lies.
+        What the roster brings stays, wherever it is.
         """
         brought = {path.resolve() for model in self.roster.models for path in model.files.values()}
         brought |= {model.folder.resolve() for model in self.roster.models if model.folder is not None}

@@ -1,4 +1,4 @@
-"""What llama.cpp does with tokens because of their texts, whatever a GGUF says of them.
+"""What llama.cpp does with tokens because of their texts, whatever a GGUF says about them.
 
 It knows some texts by heart, and it looks for added tokens one after another, longest first, where the library
 `tokenizers` looks for all of them at once, from left to right.

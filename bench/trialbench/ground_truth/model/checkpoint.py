@@ -94,7 +94,7 @@ class Safetensors:
 
     Attributes:
         place: the folder.
-        notes: what else lies there and was not taken, in words.
+        notes: other files there, which were not used, in words.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -182,7 +182,7 @@ class Safetensors:
 
 
 def _instead(folder: Path) -> str:
-    """What lies where the weights should be, and what to do about it."""
+    """What is there in place of the weights, and what to do about it."""
     for link in (WEIGHTS, INDEX):
         if (folder / link).is_symlink():
             return f"{link}, a link to a file that is not there: fetch the model again"
@@ -197,7 +197,7 @@ def _instead(folder: Path) -> str:
 
 
 def _header(path: Path) -> dict[str, _Place]:
-    """Where each tensor of one file lies.
+    """The place of each tensor in one file.
 
     Raises:
         UsageError: the file cannot be read, is of another format, or its tensors do not fill it exactly.
@@ -247,7 +247,7 @@ def _places(path: Path) -> dict[str, _Place]:
 
 
 def _refuse_disguises(path: Path, first: bytes) -> None:
-    """Name what often lies under the name of a safetensors file."""
+    """Refuse other kinds of files that often have the name of a safetensors file."""
     found = pointer(first)
     if first[:2] in (b"PK", b"\x80\x02"):
         found = "is a pickle, not a safetensors file: save the model again with safe_serialization=True"

@@ -90,7 +90,7 @@ def read_source(folder: Path) -> Source:
     """Find a place for every tensor of a Hugging Face folder, or the first reason why there is none.
 
     Raises:
-        UsageError: it is no folder of a model, of another architecture, or a tensor is missing, of another shape, or
+        UsageError: it is not a folder of a model, of another architecture, or a tensor is missing, of another shape, or
             one that no rule names.
     """
     why = not_a_model(folder)
@@ -287,7 +287,7 @@ def _add_tokenizer(writer: GGUFWriter, tokenizer: Tokenizer, changes: Changes) -
         writer.add_array("tokenizer.chat_templates", sorted(templates))
     for name, text in sorted(templates.items()):
         if not re.fullmatch(r"[A-Za-z0-9_]+", name):
-            raise UsageError(f"chat template {name!r}: expected letters, digits and _ for a name: no GGUF says others")
+            raise UsageError(f"chat template {name!r}: expected a name of letters, digits and _, as a GGUF needs it")
         writer.add_string(f"tokenizer.chat_template.{name}", text)
     if default is not None:
         writer.add_chat_template(default)

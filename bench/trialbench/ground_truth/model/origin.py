@@ -52,7 +52,7 @@ _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor of a checkpoint, where it lies; `kind` is the file's word for the type of its numbers."""
+    """One tensor of a checkpoint and its place; `kind` is the file's word for the type of its numbers."""
 
     name: str
     path: Path
@@ -267,7 +267,7 @@ def _numbers(config: Mapping[str, Any], file: Gguf, kind: str) -> Iterator[str]:
             wanted[name] = 4 * wanted["hidden"]
         if file.key(f"{ours}.{key}") != wanted[name]:
             yield f"{name} {file.key(f'{ours}.{key}')}, expected {wanted[name]}"
-    # gpt2 knows no groups, whatever its configuration says of them.
+    # gpt2 knows no groups, whatever its configuration says about them.
     groups = (config.get("num_key_value_heads") if kind != "gpt2" else None) or wanted["heads"]
     found = file.key(f"{ours}.attention.head_count_kv", file.key(f"{ours}.attention.head_count"))
     if found != groups:

@@ -1,6 +1,6 @@
 """The roster: which models are judged, on which prompts, within which tolerances. All of it is data.
 
-A roster is one YAML file; beside it (or named by it) lie the prompts, the tolerances, the claims and the oracle.
+A roster is one YAML file; beside it (or named by it) are the prompts, the tolerances, the claims and the oracle.
 The packaged roster `original` holds the three public models; any other is a file.
 """
 
@@ -21,7 +21,7 @@ class Model:
     Attributes:
         slug: its name in paths and reports.
         name: its public name, `owner/name`.
-        folder: where its Hugging Face files lie, when the roster brings them; else None.
+        folder: where its Hugging Face files are, when the roster brings them; else None.
         hub, revision: where they are fetched from, and at which commit; else None.
         architecture: `llama`, `qwen2`, `gpt2`.
         layers, heads, kv_heads, hidden, vocabulary: of its configuration.
@@ -154,7 +154,7 @@ def load_roster(name: str, *, work: Path = Path()) -> Roster:
 
     Args:
         name: a packaged roster's name (`original`), or a path to a YAML file.
-        work: where the oracles of a roster lie that names no folder for them.
+        work: where the oracles are if a roster names no folder for them.
 
     Raises:
         UsageError: with file and line, what was expected and what was found.

@@ -23,7 +23,7 @@ def read_templates(folder: Path, settings: Mapping[str, Any], notes: list[str]) 
         notes: gets what was seen and is not used, in words.
 
     Raises:
-        UsageError: one of them is no text.
+        UsageError: one of them is not a text.
     """
     found = dict(_from_files(folder)) or dict(_from_settings(settings, str(folder / "tokenizer_config.json")))
     if not found and (folder / _UNREAD).is_file():

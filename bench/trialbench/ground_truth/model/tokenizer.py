@@ -1,6 +1,6 @@
 """The whole tokenizer of a Hugging Face folder, as a GGUF of llama.cpp can say it; what it cannot say is refused.
 
-It lies in up to six files: `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`,
+It takes up to six files: `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`,
 and for what ends a sequence `generation_config.json` and `config.json`. They are read in the order of transformers,
 which goes by `tokenizer.json` wherever two of them disagree on what a text becomes.
 """
@@ -65,7 +65,7 @@ PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """What a GGUF says of a tokenizer.
+    """What a GGUF says about a tokenizer.
 
     Attributes:
         pre: llama.cpp's name for how text is cut into words.
@@ -327,7 +327,7 @@ class _Reader:
         normalizer = _flat(self._tokenizer.get("normalizer"), "normalizers")
         if normalizer and not (self._class == "Qwen2Tokenizer" and [one.get("type") for one in normalizer] == ["NFC"]):
             found = json.dumps(self._tokenizer["normalizer"])[:200]
-            raise UsageError(f"{self._where}: normalizer: expected none, found {found}: no GGUF says that")
+            raise UsageError(f"{self._where}: normalizer: expected none, found {found}: a GGUF can't hold that")
         if self._class == "Qwen2Tokenizer":
             # Its class does, whether tokenizer.json says so or not.
             self._notes.append(
@@ -437,7 +437,7 @@ class _Reader:
         more = [number for number in found[1:] if number not in known]
         if len(more) > 2:
             raise UsageError(
-                f"{where}: expected at most three ends, found {', '.join(map(str, found))}: no GGUF says that"
+                f"{where}: expected at most three ends, found {', '.join(map(str, found))}: a GGUF can't hold that"
             )
         return (found[0], *more)
 

@@ -54,7 +54,7 @@ def understood(path: Path) -> Iterator[None]:
         yield
     except _GARBLED as error:
         text = f"{type(error).__name__}: {str(error)[:200]}"
-        raise UsageError(f"{path}: lacks or garbles something that is needed: {text}") from error
+        raise UsageError(f"{path}: a part that is needed is missing or damaged: {text}") from error
 
 
 def sha256(path: Path) -> str:
@@ -87,7 +87,7 @@ def file_of(path: Path) -> bytes:
     """The bytes of a small file of a Hugging Face folder.
 
     Raises:
-        UsageError: not there, no file (a pipe would be waited for), or one that only stands for another.
+        UsageError: it is missing, is not a file (reading a pipe would block), or is only a pointer to another file.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -112,7 +112,7 @@ _POINTERS = {
 
 
 def pointer(raw: bytes) -> str:
-    """What the first bytes of a file say that stands for another one; empty when they say no such thing."""
+    """Which kind of pointer to another file this is, by its first bytes; empty if it is none."""
     first = raw[:200].lstrip().lower()
     return next((f"is a {what}" for start, what in _POINTERS.items() if first.startswith(start)), "")
 
@@ -123,7 +123,7 @@ _MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja", "*.model", "addit
 
 def folder_hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of each file of a Hugging Face folder that belongs to the model, by name."""
-    # A link to nowhere is no file: what needs it says that it is missing.
+    # A link to a missing file: the caller that needs it reports that it is missing.
     files = sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
     return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
 

@@ -28,7 +28,7 @@ def junit(verdict: dict[str, Any]) -> str:
 
 
 def _row(row: dict[str, Any], runtime: str) -> Case:
-    # An answer that is always the same is no success.
+    # An answer that is always the same is not a success.
     result = "skipped" if row["proves_nothing"] else _RESULTS.get(row["status"], "passed")
     says = f"proves nothing: {row['says']}" if row["proves_nothing"] else row["says"]
     # The runtime is in it: verdicts of two are often in one pipeline.

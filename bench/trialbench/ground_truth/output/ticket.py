@@ -58,7 +58,7 @@ def _section(
     files: dict[tuple[str, str], dict[str, Any]],
     ladders: Sequence[dict[str, Any]],
 ) -> list[str]:
-    """One defect: what is said of it, which checks meet it, one of them in full, the files, a command."""
+    """One defect: what is said about it, which checks meet it, one of them in full, the files, a command."""
     first = rows[0]
     lines = [
         "",

@@ -103,7 +103,7 @@ class Artifact:
     """A model file (or a Hugging Face folder) that a runtime is asked about.
 
     Attributes:
-        path: where it lies.
+        path: where it is.
         model: slug of the roster's model.
         format: `hf`, `gguf` or `apr`.
         quant: as in the roster: `f32`, `f16`, `Q8_0`, `Q4_0`, `Q4_K_M`, `Q2_K`, `int8`, `int4`, ...
@@ -316,4 +316,4 @@ class Runtime(Protocol):
         """Make `target` from `source`: `IMPORT_HF`, `IMPORT_GGUF`, `QUANTIZE` or `EXPORT`."""
 
     def close(self) -> None:
-        """Let go of what outlives a loaded model (a container that holds the tools)."""
+        """Release what outlives a loaded model (a container that holds the tools)."""

@@ -94,7 +94,7 @@ def token_ids(value: Any) -> tuple[int, ...] | None:
 
 
 def speed(value: Any) -> float | None:
-    """Tokens per second; None when it is no speed at all."""
+    """Tokens per second; None when it is not a speed at all."""
     good = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < _FASTEST
     return float(value) if good else None
 

@@ -26,7 +26,7 @@ _STOP_S = 5.0
 
 
 class RuntimeMissing(TrialbenchError):
-    """The runtime's programs are not there: nothing was checked, and that is no success."""
+    """The runtime's programs are not there: nothing was checked, and that is not a success."""
 
     exit_code = 4
 
@@ -156,7 +156,7 @@ class LocalTools:
 
     @staticmethod
     def _end(process: Process) -> None:
-        """Ask, then insist."""
+        """Send SIGTERM, then SIGKILL."""
         process.popen.terminate()
         try:
             process.popen.wait(_STOP_S)
@@ -262,7 +262,7 @@ class ContainerTools:
         return process
 
     def _end(self, process: Process) -> None:
-        """Ask, then insist, inside; the client outside follows."""
+        """Send both signals inside the container; the client outside then ends by itself."""
         for signal in ("TERM", "KILL"):
             if process.pid_inside is not None:
                 # The shell's own: a small image has no program `kill`.

@@ -49,7 +49,7 @@ def probing(capability: Capability, read: Callable[[Case, Any], Result], **more:
             says = f"the answer has a field {error} and leaves it empty"
             return case.answer(Status.FAIL, says, cause=f"empty field: {capability.value}")
         except (KeyError, TypeError, IndexError, ValueError, AttributeError, OverflowError) as error:
-            says = f"the answer lacks or garbles what was asked for: {type(error).__name__}: {str(error)[:200]}"
+            says = f"the answer lacks what was asked for, or it is damaged: {type(error).__name__}: {str(error)[:200]}"
             return case.answer(Status.INCONCLUSIVE, says, cause=f"answer: {capability.value}")
         if answer.trouble is not None and result.status is Status.PASS:
             says = f"the answer says yes, the exit code no: {answer.trouble.text}"
@@ -194,7 +194,7 @@ def bench(case: Case, payload: Any) -> Result:
 
 
 def qa(case: Case, payload: Any) -> Result:
-    """Enough gates ran, and none of them failed. A skipped gate has `passed: false` and is no failed one."""
+    """Enough gates ran, and none of them failed. A skipped gate has `passed: false` and is not a failed one."""
     gates = _items(payload["gates"])
     ran = [gate for gate in gates if not _yes(gate["skipped"])]
     failed = [_name(gate["name"]) for gate in ran if not _yes(gate["passed"])]

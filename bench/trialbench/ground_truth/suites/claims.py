@@ -179,7 +179,9 @@ def read_claims(folder: Path | None) -> list[Claim]:
     paths = sorted(folder.glob("*.yml"))
     gone = {entry["claim"] for entry in entries} - {path.stem for path in paths}
     if gone:
-        raise UsageError(f"{folder}: {', '.join(sorted(gone))}: locked, and no longer there: a claim is not withdrawn")
+        raise UsageError(
+            f"{folder}: {', '.join(sorted(gone))}: locked, but no longer there: a claim can't be withdrawn"
+        )
     return [_read(path, entries) for path in paths]
 
 
@@ -224,7 +226,7 @@ def beforehand(root: Path, folder: Path | None) -> list[Claim]:
         if place == str(folder) and first["entry"] and name not in {claim.name for claim in claims}:
             raise UsageError(
                 f"{folder}: {name}: results of {first['when'][:10]} were compared with it, and it is no longer there: "
-                "a claim is not withdrawn"
+                "a claim can't be withdrawn"
             )
     return claims
 
@@ -245,7 +247,7 @@ def remember(root: Path, folder: Path | None, claims: Sequence[Claim], *, now: d
 
     Args:
         root: the work folder.
-        folder: where the claims lie; its chain is what the memory is held against.
+        folder: where the claims are; the memory is compared with its chain.
 
     Raises:
         UsageError: the memory cannot be read.

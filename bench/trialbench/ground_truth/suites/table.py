@@ -298,8 +298,8 @@ def _raw(case: Case, status: Status) -> dict[str, Any]:
 
 
 def _changed(case: Case) -> Result | None:
-    """What is said of a file that was changed after it was made is not said of the file that was made. A program that
-    looks at the header alone finds a damaged file valid; the file's hash tells.
+    """An answer about a file that was changed after it was made is no answer about the file that was made. A program
+    that looks only at the header calls a damaged file valid; the hash shows the damage.
     """
     for quant in (case.row.quant, case.row.other):
         altered = case.evidence.altered(case.model, quant) if quant else None
@@ -321,7 +321,7 @@ def _reproduce(row: Row, evidence: Evidence, verb: str) -> str:
 
 @cache
 def _named(path: Path, root: Path) -> tuple[str, Path | None]:
-    """How a roster is named on a command line, wherever that is typed; and where its oracles lie by that name."""
+    """How a command line names a roster from any folder, and where the oracles are under that name."""
     name = path.stem.removeprefix("roster-") if path.parent == PACKAGED else str(path.resolve())
     try:
         return name, load_roster(name, work=root).oracle

@@ -126,11 +126,11 @@ def _why(case: Case, first: int | None) -> dict[str, Any]:
 
 
 def drift(case: Case) -> Result:
-    """The finer file differs no more than the coarser one. A drift between two wrong files is no drift."""
+    """The finer file differs no more than the coarser one. A drift between two wrong files is not a drift."""
     fine = token(replace(case, row=replace(case.row, suite="token", other="")))
     coarse = token(replace(case, row=replace(case.row, suite="token", quant=case.row.other, other="")))
     for one in (fine, coarse):
-        # A drift between two wrong files is no drift: it needs the token check of its row.
+        # A drift between two wrong files is not a drift: it needs the token check of its row.
         if one.status is not Status.PASS:
             says = f"{one.row.label} is {one.status.value}: {one.says}"
             return case.answer(Status.INCONCLUSIVE, says, cause=one.cause)

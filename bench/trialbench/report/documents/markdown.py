@@ -201,7 +201,7 @@ class Page:
         pipes = [found.start() for found in _PIPE.finditer(text)]
         bounds = [-1, *pipes, len(text)]
         cells = [(left + 1, right) for left, right in pairwise(bounds)]
-        # Outer pipes are optional; what lies outside of them is no cell.
+        # Outer pipes are optional; what lies outside of them is not a cell.
         if pipes and not text[: pipes[0]].strip():
             cells = cells[1:]
         if cells and pipes and not text[pipes[-1] + 1 :].strip():

@@ -260,7 +260,7 @@ def _measured(page: Page, models: _Models, row: Row) -> Decimal:
     """A row's figure in GB.
 
     Raises:
-        Refused: it is no plain figure, or its unit is not known.
+        Refused: it is not a plain figure, or its unit is not known.
     """
     text = row.plain(models.vram)
     found = _FIGURE.fullmatch(text)
@@ -317,7 +317,7 @@ def _peak(page: Page, peak_gb: Decimal, log: Span) -> list[Edit]:
 
 
 def _begins(page: Page, at: int, mention: re.Match[str]) -> bool:
-    """Whether a mention is no continuation of the line above, as a wrapped sentence has it."""
+    """Whether a mention is not a continuation of the line above, as a wrapped sentence has it."""
     return (
         mention[0][0].isupper() or mention.start() > 0 or not any(block.start < at < block.end for block in page.texts)
     )

@@ -146,7 +146,7 @@ def picture(path: Path) -> Picture:
         if size > MAX_IMAGE_BYTES:
             return Picture(
                 why=f"inputs/camera.jpg is too large to embed ({size} bytes, at most {MAX_IMAGE_BYTES});"
-                " it lies in the run's folder"
+                " it is in the run's folder"
             )
         raw = path.read_bytes()
     except OSError:

@@ -1,4 +1,4 @@
-"""Files of judgments that people saved on the review page, and what they come to by the key."""
+"""Files of judgments that people saved on the review page, counted with the help of the key."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Judgments:
 
 
 def review(run: Run, files: Sequence[Path]) -> Review:
-    """What the judgments in `files` come to; nothing is counted unless all of them can be.
+    """The result of the judgments in `files`; nothing is counted unless all of them can be.
 
     Raises:
         UsageError: the run has no key, or other replies than its key; a file is none of this review, says the same pair
@@ -105,7 +105,7 @@ def _read(path: Path, key: Key, run: Run) -> Judgments:
 
 
 def _tally(key: Key, found: Sequence[Judgments]) -> dict[str, Reviewed]:
-    """What the reviewers say of each workload; by majority where several judged a pair."""
+    """What the reviewers say about each workload; by majority where several judged a pair."""
     tally: dict[str, Reviewed] = {}
     for name in dict.fromkeys(one.workload for one in (*key.pairs, *key.identical)):
         turns = [one for one in key.pairs if one.workload == name]
@@ -118,7 +118,7 @@ def _tally(key: Key, found: Sequence[Judgments]) -> dict[str, Reviewed]:
 
 
 def _majority(turn: Turn, found: Sequence[Judgments]) -> str | None:
-    """Whose reply most of those who judged the pair call better; `same` where as many say either."""
+    """Which side more of a pair's reviewers prefer; `same` if both sides have as many."""
     winners: list[Side | None] = [turn.winner(one.answers[turn.id]) for one in found if turn.id in one.answers]
     if not winners:
         return None

@@ -110,7 +110,7 @@ def keep(run: Run, found: Sequence[Pair]) -> Key:
     beside it as `review-key-REVIEW.json`.
 
     Raises:
-        UsageError: there is a file of that name that is no key; it is left alone.
+        UsageError: there is a file of that name that is not a key; it is left alone.
     """
     place = run.path / NAME
     with locked(run.path):
@@ -133,7 +133,7 @@ def read(path: Path) -> Key:
     """The key in `path`.
 
     Raises:
-        UsageError: it is no key.
+        UsageError: it is not a key.
     """
     document: dict[str, Any] = schemas.read(path, "review-key", "the key of a blind review; move it aside")
     return Key(

@@ -1,4 +1,4 @@
-"""`review.html`: the pairs of a blind review, one at a time, on a self-contained page that does not tell who is who."""
+"""`review.html`: the pairs of a blind review, one at a time, on a self-contained page that names no model."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class _Album:
         # Scenes of the workload's own file have no pictures of theirs.
         known = isinstance(named, str) or self._of(work) is None or scene is None
         if not known:
-            return "", "The run's folder does not tell which picture this was."
+            return "", "The run's folder does not say which picture this was."
         place = self._inputs / (named if isinstance(named, str) else "camera.jpg")
         if place not in self._ids:
             uri, why = self._embedded(place)
@@ -157,9 +157,9 @@ class _Album:
 
     def _embedded(self, place: Path) -> tuple[str, str]:
         try:
-            # A name that a host wrote leads nowhere else.
+            # A host wrote this name: it must not lead out of the folder.
             if not place.resolve().is_relative_to(self._inputs.resolve()):
-                return "", "The picture lies outside of the run's folder."
+                return "", "The picture is outside the run's folder."
             size = place.stat().st_size
             if size > min(self._left, MAX_IMAGE_BYTES):
                 return self._smaller(place)
@@ -177,13 +177,13 @@ class _Album:
         """A small copy, where the picture itself has no room."""
         small = thumbnail.thumbnail(place).uri if thumbnail.available() else ""
         if not small or len(small) > self._left_small:
-            return "", "The picture is too large for this page; it lies in the run's folder, below inputs."
+            return "", "The picture is too large for this page; it is in the run's folder, below inputs."
         self._left_small -= len(small)
         return small, ""
 
 
 def _rows(path: Path) -> dict[str, Mapping[str, Any]] | None:
-    """The scenes of a host by id, none where their file is no list of scenes; None where the host has no scenes."""
+    """The scenes of a host by id, none where their file is not a list of scenes; None where the host has no scenes."""
     if not path.exists():
         return None
     try:

@@ -131,7 +131,7 @@ def test_a_claim_cut_from_the_end_of_the_chain_is_missed(folder: Path) -> None:
 def test_a_locked_claim_is_not_withdrawn(folder: Path) -> None:
     lock(folder)
     (folder / "exact.yml").unlink()
-    with pytest.raises(UsageError, match="exact: locked, and no longer there"):
+    with pytest.raises(UsageError, match="exact: locked, but no longer there"):
         read_claims(folder)
 
 

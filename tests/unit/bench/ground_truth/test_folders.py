@@ -956,7 +956,7 @@ TEMPLATES: dict[str, tuple[str, list[Row]]] = {
              noted("is a processor's")),
             (settings(chat_template=[{"name": "default"}]), "chat_template: expected a text, or a list of names"),
             (settings(chat_template=5), "chat_template: expected a text, or a list of names"),
-            (settings(chat_template=[{"name": "a b", "template": "x"}]), "expected letters, digits and _ for a name"),
+            (settings(chat_template=[{"name": "a b", "template": "x"}]), "expected a name of letters, digits and _"),
             (lambda d: d.text("chat_template.jinja", b"caf\xe9"),
              "chat_template.jinja: expected UTF-8, found byte 0xe9 at 3"),
             (settings(chat_template=None), lambda file, _: "tokenizer.chat_template" not in file.metadata),

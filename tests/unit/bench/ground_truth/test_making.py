@@ -185,7 +185,7 @@ def test_the_whole_run(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
     assert truth.main([]) == 0
     assert runs.verbs == [*ORACLES, ("convert",), ("oracle", "--second"), ("check", "--controls")]
     assert [command[0] for command in runs.commands[:4]] == ["/venv/bin/python"] * 3 + [sys.executable]
-    assert "s in all; verdict, JUnit and page lie in work" in capsys.readouterr().err
+    assert "s in all; verdict, JUnit and page are in work" in capsys.readouterr().err
 
 
 def test_the_shipped_oracles_need_no_torch(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -349,7 +349,7 @@ def test_an_oracle_of_another_model_is_none(on: Table) -> None:
     (folder / "config.json").write_text(config.replace("10000.0", "500000.0"))
     found = on.judge("token")
     assert found.status is Status.INCONCLUSIVE
-    assert "one.json: was made from another config.json than lies in" in found.says
+    assert "one.json: was made from other files (config.json) than " in found.says
 
 
 def test_an_oracle_is_used_only_for_the_files_that_it_was_made_of(on: Table) -> None:
@@ -362,12 +362,12 @@ def test_an_oracle_is_used_only_for_the_files_that_it_was_made_of(on: Table) -> 
             "token",
             made_of,
             ("model.safetensors", "weights.safetensors"),
-            "another model.safetensors, weights.safetensors",
+            "other files (model.safetensors, weights.safetensors)",
         ),
-        ("token", made_of, ("generation_config.json", ""), "another generation_config.json"),
-        ("token", {**made_of, "special_tokens_map.json": "a" * 64}, (), "another special_tokens_map.json"),
-        ("tokenizer", made_of, ("tokenizer_config.json", ""), "another tokenizer_config.json"),
-        ("template", made_of, ("chat_template.jinja", ""), "another chat_template.jinja"),
+        ("token", made_of, ("generation_config.json", ""), "other files (generation_config.json)"),
+        ("token", {**made_of, "special_tokens_map.json": "a" * 64}, (), "other files (special_tokens_map.json)"),
+        ("tokenizer", made_of, ("tokenizer_config.json", ""), "other files (tokenizer_config.json)"),
+        ("template", made_of, ("chat_template.jinja", ""), "other files (chat_template.jinja)"),
         ("tokenizer", made_of, ("model.safetensors", "weights.safetensors"), ""),
         ("token", made_of, ("chat_template.jinja", ""), ""),
     ):

@@ -149,7 +149,7 @@ def test_a_changed_unit_is_replaced_when_systemd_has_forgotten_it(
         # Neither the one nor the other: a program goes with its units.
         assert host.program.read_bytes() == program_before
         words = capsys.readouterr().err
-        assert "mt-restore.service: expected systemd to have forgotten it" in words
+        assert "mt-restore.service: expected systemd to have unloaded it" in words
         assert "systemctl status mt-restore.service" in words
 
 

@@ -363,7 +363,7 @@ STANDS: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
                 "ExecMainStartTimestampMonotonic": 1,
             }
         },
-        "mt-run stands still: PID 4000000 has given no sign of life for",
+        "mt-run stands still: PID 4000000 has sent no heartbeat for",
     ),
     "restorer that gives no sign": (
         {
@@ -388,7 +388,7 @@ def test_where_nobody_is_at_work_the_watch_restores(world: World, shell: Shell, 
     world.watched = dict(units)
     world.log.clear()
     assert shell("status") == 0
-    assert "STANDS    nobody is at work on it: mt-run" in shell.out
+    assert "STALLED   nobody is at work on it: mt-run" in shell.out
     assert words in shell.out
     assert "mt-watch restores within a minute" in shell.out
     assert shell("watch") == 0
@@ -418,7 +418,7 @@ def test_where_somebody_is_at_work_the_watch_does_nothing(world: World, shell: S
     assert world.events() == before
     assert world.state.asked("asked") == ""
     assert shell("status") == 0
-    assert "STANDS" not in shell.out
+    assert "STALLED" not in shell.out
 
 
 def test_a_restore_that_was_asked_for_keeps_its_name(world: World, shell: Shell) -> None:
@@ -455,7 +455,7 @@ def test_the_status_says_when_nobody_looks(world: World, shell: Shell) -> None:
     shell.open()
     world.watched = {**NOBODY, watch.TIMER: {"ActiveState": "inactive"}}
     assert shell("status") == 0
-    assert "mt-watch does not look; restore it by hand" in shell.out
+    assert "mt-watch is not running; restore by hand" in shell.out
     assert shell("status", "--json") == 0
     assert shell.json["nobody_at_work"] == "mt-run is inactive; mt-restore is inactive"
     assert shell.json["watched"] is False

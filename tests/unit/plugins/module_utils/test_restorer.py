@@ -2267,7 +2267,7 @@ def test_who_is_not_told_about_while_it_settles_is_asked_again(
         assert event(world, "settled")
         is_whole(world)
     else:
-        assert f"chatterbox did not stay up: it can't be looked at: chatterbox: {SILENT['chatterbox']}" in incomplete(
+        assert f"chatterbox did not stay up: its state can't be read: chatterbox: {SILENT['chatterbox']}" in incomplete(
             world
         )
         assert "settled" not in since_restore(world)
@@ -2603,7 +2603,7 @@ def test_a_mark_that_is_removed_while_it_is_restored_is_put_back(world: World) -
     world.services["chatterbox"].broken = "no voice"
     world.at("tenant_starting chatterbox", (world.state.root / "open").unlink)
     assert program.restore_now(world.state) == 1
-    assert "the open mark had been removed meanwhile, and is there again" in event(world, "restore_failed")["reason"]
+    assert "the open mark had been removed meanwhile, and was put back" in event(world, "restore_failed")["reason"]
     world.services["chatterbox"].broken = ""
     assert program.restore_now(world.state) == 0
     is_whole(world)
