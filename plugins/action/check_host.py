@@ -24,6 +24,7 @@ from ansible_collections.edgelab.model_trial.plugins.plugin_utils.outcome import
     junit,
     names_of,
     put,
+    questions_refused,
     replaced,
     tags_refused,
     words_of,
@@ -32,12 +33,28 @@ from ansible_collections.edgelab.model_trial.plugins.plugin_utils.outcome import
 SUITE = Path(__file__).resolve().parents[2] / "tests" / "check_host"
 NAME = "check_host"
 LIMIT_S = 900
+# Options of this play's command line, and the variables by which the suite's connections get them.
+PASSED_ON = {
+    "remote_user": "ANSIBLE_REMOTE_USER",
+    "private_key_file": "ANSIBLE_PRIVATE_KEY_FILE",
+    "connection": "ANSIBLE_TRANSPORT",
+    "timeout": "ANSIBLE_TIMEOUT",
+    "become_method": "ANSIBLE_BECOME_METHOD",
+    "become_password_file": "ANSIBLE_BECOME_PASSWORD_FILE",
+    "connection_password_file": "ANSIBLE_CONNECTION_PASSWORD_FILE",
+    "ssh_common_args": "ANSIBLE_SSH_COMMON_ARGS",
+    "ssh_extra_args": "ANSIBLE_SSH_EXTRA_ARGS",
+    "sftp_extra_args": "ANSIBLE_SFTP_EXTRA_ARGS",
+    "scp_extra_args": "ANSIBLE_SCP_EXTRA_ARGS",
+}
 
 
 def environment(sources: list[str], vault: list[str]) -> dict[str, str]:
     """What the suite finds its programs, the inventory and its passwords by: as this play does."""
     tools = str(Path(sys.executable).parent)
     found = {**os.environ, "PATH": f"{tools}:{os.environ.get('PATH', os.defpath)}", "ANSIBLE_NOCOLOR": "1"}
+    given = context.CLIARGS
+    found.update({variable: str(given[name]) for name, variable in PASSED_ON.items() if given.get(name)})
     if sources:
         found["ANSIBLE_INVENTORY"] = ",".join(sources)
     if vault:
@@ -73,7 +90,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         place = Path(str(self._task.args.get("junit") or "")).expanduser().absolute()
         if not self._task.args.get("junit"):
             raise AnsibleActionFail("junit: expected a file on the controller, found nothing")
-        refused = tags_refused()
+        refused = tags_refused() or questions_refused()
         if refused:
             self._refuse(place, chosen, refused)
         if self._task.args.get("only_tags"):

@@ -32,6 +32,7 @@ from ansible_collections.edgelab.model_trial.plugins.plugin_utils.outcome import
     names_of,
     page,
     put,
+    questions_refused,
     tags_refused,
     words_of,
 )
@@ -54,15 +55,19 @@ ARGUMENTS = ("hosts", "host", "ground", "drills", "image", "reboot", "start_limi
              "only_tags")  # fmt: skip
 
 
-# Options of this play's command line that a round on a real host needs.
+# Options of this play's command line that a round on a real host needs. What asks a person is refused.
 PASSED_ON = {
     "remote_user": "--user",
     "private_key_file": "--private-key",
     "connection": "--connection",
+    "timeout": "--timeout",
+    "become_method": "--become-method",
     "become_password_file": "--become-password-file",
     "connection_password_file": "--connection-password-file",
     "ssh_common_args": "--ssh-common-args",
     "ssh_extra_args": "--ssh-extra-args",
+    "sftp_extra_args": "--sftp-extra-args",
+    "scp_extra_args": "--scp-extra-args",
 }
 
 
@@ -182,6 +187,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         self.ground = str(args.get("ground") or "twin")
         if self.ground not in GROUNDS:
             raise Wrong(f"prove_rollback_ground: expected one of {', '.join(GROUNDS)}, found {self.ground!r}")
+        # The rounds on a twin need no password of a host.
+        refused = questions_refused(ours=self.ground == "host")
+        if refused:
+            raise Wrong(refused)
         given = args.get("start_limit_s", 5.0)
         try:
             self.start_limit_s = float(given)

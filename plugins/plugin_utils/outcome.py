@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from ansible import context
+from ansible import constants, context
 from ansible.errors import AnsibleActionFail
 from ansible_collections.edgelab.model_trial.plugins.module_utils.words import ACTS, counted
 
@@ -41,6 +41,13 @@ caption { text-align: left; font-weight: 600 }
 UNFINISHED = "it did not finish: it was ended from outside, or Ansible could not continue"
 # Molecule skips tags of its own in every play.
 _MOLECULES = frozenset({"molecule-notest", "molecule-idempotence-notest", "notest"})
+# What Ansible asks a person for, and what tells it to a process of its own.
+_ASKED = {
+    "ask_pass": ("--ask-pass (-k, ANSIBLE_ASK_PASS)", "--connection-password-file=FILE"),
+    "become_ask_pass": ("--ask-become-pass (-K, ANSIBLE_BECOME_ASK_PASS)", "--become-password-file=FILE"),
+    "ask_vault_pass": ("--ask-vault-pass (-J, ANSIBLE_ASK_VAULT_PASS)", "--vault-password-file=FILE"),
+}
+_ASKING_VAULTS = ("prompt", "prompt_ask_vault_pass")
 
 
 @dataclass(frozen=True)
@@ -164,6 +171,29 @@ def tags_refused() -> str:
     unknown += [one for one in asked["skip_tags"] if one not in _MOLECULES]
     found = ", ".join(dict.fromkeys(unknown))
     return f"expected no tags: this playbook has none, found {found}. Nothing was done" if found else ""
+
+
+def questions_refused(ours: bool = True) -> str:
+    """Why this play's questions to a person can't be used by processes that it starts; empty if it asks none.
+
+    They have no terminal, and Ansible hands no answer on.
+
+    Args:
+        ours: whether they get what this command line says; otherwise, what only the settings say.
+    """
+    given = context.CLIARGS if ours else {}
+    found = [words for name, words in _ASKED.items() if given.get(name)]
+    for one in map(str, (*constants.DEFAULT_VAULT_IDENTITY_LIST, *(given.get("vault_ids") or ()))):
+        *label, source = one.split("@", 1)
+        if source in _ASKING_VAULTS:
+            found.append((f"the vault identity {one}", f"--vault-id {''.join(label) or 'default'}@FILE"))
+    if not found:
+        return ""
+    return (
+        f"expected passwords in files, found {', '.join(what for what, _instead in found)}: a process of its own asks "
+        "again, and nobody can answer it. Use instead: "
+        f"{', '.join(dict.fromkeys(instead for _what, instead in found))}. Nothing was done"
+    )
 
 
 def names_of(given: Any) -> list[str] | None:

@@ -196,6 +196,8 @@ def tool(name: str) -> str:
 def environment() -> dict[str, str]:
     """The environment of a round: the one of this play, without colors, and finding this collection."""
     found = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_RETRY_FILES_ENABLED": "0"}
+    # Settings may ask a person, who is not there; on a twin no password is needed.
+    found.update(dict.fromkeys(("ANSIBLE_ASK_PASS", "ANSIBLE_BECOME_ASK_PASS", "ANSIBLE_ASK_VAULT_PASS"), "0"))
     found["PATH"] = f"{Path(sys.executable).parent}:{found.get('PATH', os.defpath)}"
     # Known hosts are the user's business on a host; a twin's inventory brings its own options.
     roots = [str(parent) for parent in Path(__file__).parents if parent.name == "ansible_collections"]

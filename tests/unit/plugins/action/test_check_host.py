@@ -90,6 +90,21 @@ def test_a_tag_is_refused_and_that_is_in_junit(stage: Any, report: Path, monkeyp
     assert "found typo" in report.read_text()
 
 
+def test_a_question_to_a_person_is_refused_and_what_needs_none_is_passed_on(
+    stage: Any, report: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outcome.context, "CLIARGS", {"become_ask_pass": True})
+    with pytest.raises(AnsibleActionFail, match=r"found --ask-become-pass .*Use instead: --become-password-file=FILE"):
+        stage.play(check_host, hosts=["panda"], junit=str(report))
+    assert "--become-password-file" in report.read_text()
+    given = {"become_password_file": "/one", "remote_user": "ops", "timeout": 30, "ssh_common_args": ""}
+    monkeypatch.setattr(outcome.context, "CLIARGS", given)
+    found = check_host.environment([], [])
+    assert [found.get(name) for name in check_host.PASSED_ON.values()] == [
+        "ops", None, None, "30", None, "/one", *[None] * 5,
+    ]  # fmt: skip
+
+
 def test_a_junit_file_is_asked_for(stage: Any) -> None:
     with pytest.raises(AnsibleActionFail, match="junit: expected a file"):
         stage.play(check_host, hosts=["panda"])

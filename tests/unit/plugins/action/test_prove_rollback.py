@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from ansible.cli.arguments import option_helpers
 from ansible.errors import AnsibleActionFail, AnsibleError
-from ansible_collections.edgelab.model_trial.plugins.action import prove_rollback
+from ansible_collections.edgelab.model_trial.plugins.action import check_host, prove_rollback
 from ansible_collections.edgelab.model_trial.plugins.plugin_utils import bases, outcome, proving, twins
 
 DB = {"name": "db", "kind": "systemd", "unit": "db", "port": 5001, "health": {"url": "http://127.0.0.1:5001/"}}
@@ -319,6 +321,61 @@ def test_a_round_on_a_host_gets_what_this_play_was_given(monkeypatch: pytest.Mon
         "-e", "a=1", "--vault-id", "dev@one", "--vault-password-file=/two", "--user=ops",
         "--become-password-file=/three", "--ssh-common-args=-o Port=2222",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "settings", "ground", "what", "instead"),
+    [
+        ({"become_ask_pass": True}, [], "host", "--ask-become-pass (-K, ", "--become-password-file=FILE"),
+        ({"ask_pass": True}, [], "host", "--ask-pass (-k, ", "--connection-password-file=FILE"),
+        ({"ask_vault_pass": True}, [], "host", "--ask-vault-pass (-J, ", "--vault-password-file=FILE"),
+        ({"vault_ids": ("a@/f", "dev@prompt")}, [], "host", "the vault identity dev@prompt", "--vault-id dev@FILE"),
+        ({"vault_ids": ("prompt",)}, [], "host", "the vault identity prompt", "--vault-id default@FILE"),
+        ({}, ["dev@prompt"], "host", "the vault identity dev@prompt", "--vault-id dev@FILE"),
+        # Settings reach every round; of the command line, a round on a twin gets nothing.
+        ({}, ["dev@prompt"], "twin", "the vault identity dev@prompt", "--vault-id dev@FILE"),
+        ({"ask_vault_pass": True, "become_ask_pass": True, "vault_ids": ("dev@prompt",)}, [], "twin", "", ""),
+    ],
+)
+def test_a_question_to_a_person_is_refused_before_anything_starts(
+    stage: Any, folder: Path, monkeypatch: pytest.MonkeyPatch,
+    given: dict[str, Any], settings: list[str], ground: str, what: str, instead: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(outcome.context, "CLIARGS", given)
+    monkeypatch.setattr(outcome.constants, "DEFAULT_VAULT_IDENTITY_LIST", settings)
+    assert bool(outcome.questions_refused(ours=ground == "host")) is bool(what)
+    if not what:
+        return
+    monkeypatch.setattr(proving.subprocess, "Popen", None)
+    monkeypatch.setattr(twins.subprocess, "run", None)
+    with pytest.raises(AnsibleActionFail, match="the inventory: expected passwords in files"):
+        prove(stage, folder, {"shop": {**SHOP, "trial_disposable": True}}, ground=ground)
+    result, said = cases(folder)["the inventory"]
+    assert result == "failure"
+    for words in (f"found {what}", f"Use instead: {instead}"):
+        assert words in said
+        assert words in (folder / "index.html").read_text()
+
+
+def test_no_option_of_a_connection_is_lost_on_the_way_to_a_round() -> None:
+    """Each is passed on, or refused because it asks a person."""
+    parser = argparse.ArgumentParser()
+    for add in (option_helpers.add_connect_options, option_helpers.add_runas_options, option_helpers.add_vault_options):
+        add(parser)
+    there_are = {action.dest for action in parser._actions} - {"help"}
+    # Rounds become root by themselves.
+    needless = {"become", "become_user"}
+    vault = {"vault_ids", "vault_password_files"}
+    asked = set(outcome._ASKED)
+    assert there_are == {*prove_rollback.PASSED_ON, *asked, *vault, *needless}
+    assert there_are - set(prove_rollback.PASSED_ON) == there_are - set(check_host.PASSED_ON)
+
+
+def test_a_round_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this play's settings ask."""
+    for name in ("ANSIBLE_ASK_PASS", "ANSIBLE_BECOME_ASK_PASS", "ANSIBLE_ASK_VAULT_PASS"):
+        monkeypatch.setenv(name, "true")
+        assert proving.environment()[name] == "0"
 
 
 BARE = {name: value for name, value in SHOP.items() if name != "trial_gpu"}
