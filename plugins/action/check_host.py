@@ -23,6 +23,7 @@ from ansible_collections.edgelab.model_trial.plugins.plugin_utils.outcome import
     Case,
     junit,
     names_of,
+    nobody,
     put,
     questions_refused,
     replaced,
@@ -103,7 +104,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                 f"expected {' and '.join(missing)} in Ansible's Python; do: pip install pytest-testinfra",
             )
         if not chosen:
-            self._refuse(place, chosen, "expected hosts in the group that is checked, found none. Nothing was done")
+            members, groups = names_of(self._task.args.get("members")) or [], (task_vars or {}).get("groups") or {}
+            why = nobody(str(self._task.args.get("group", "trial_hosts")), members, groups)
+            self._refuse(place, chosen, f"{why}. Nothing was done")
         # From here on it takes time, and may be ended from outside.
         if replaced(place):
             # A pipe's reader gets one document.

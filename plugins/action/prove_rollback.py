@@ -28,8 +28,10 @@ from ansible_collections.edgelab.model_trial.plugins.plugin_utils.outcome import
     Case,
     Section,
     faulty,
+    few,
     junit,
     names_of,
+    nobody,
     page,
     put,
     questions_refused,
@@ -51,8 +53,20 @@ NEEDED = ("trial_tenants", "trial_stop_order", "trial_restore_order")
 WELL_S = 60
 NO_GROUND = "the ground is not available"
 UNWELL = "the host did not come back from the drill before"
-ARGUMENTS = ("hosts", "host", "ground", "drills", "image", "reboot", "start_limit_s", "keep", "dest",
-             "only_tags")  # fmt: skip
+# Options, and the variables that set them.
+VARIABLES = {
+    "group": "trial_group",
+    "host": "prove_rollback_host",
+    "ground": "prove_rollback_ground",
+    "drills": "prove_rollback_drills",
+    "image": "prove_rollback_image",
+    "reboot": "prove_rollback_reboot",
+    "start_limit_s": "prove_rollback_start_s",
+    "keep": "prove_rollback_keep",
+}
+# What they decide is proved somewhere else, or not at all, if an empty text is taken for "not set".
+NEVER_EMPTY = ("group", "ground", "drills")
+ARGUMENTS = ("hosts", "members", "variables_of", *VARIABLES, "dest", "only_tags")
 
 
 # Options of this play's command line that a round on a real host needs. What asks a person is refused.
@@ -137,7 +151,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         try:
             if refused:
                 raise Wrong(refused)
-            self.read_options()
+            if self._task.args.get("variables_of"):
+                self.begin(INVENTORY)
+            self.read_options(task_vars or {})
             # From here on it takes time, and may be ended from outside. A pipeline that collects these files must never
             # find those of an earlier run.
             self.begin(INVENTORY)
@@ -177,13 +193,33 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
 
     # ---- what is to be proved ----
 
-    def read_options(self) -> None:
-        """What was asked for, as far as it can be judged without a look at any host's variables.
+    def given(self, task_vars: dict[str, Any]) -> dict[str, Any]:
+        """The options that are set, by the task or by variables.
+
+        Raises:
+            Wrong: one of them can't be rendered, or is set to nothing.
+        """
+        args = dict(self._task.args)
+        known = (task_vars.get("hostvars") or {}).get(str(args.get("variables_of") or "")) or {}
+        for option, variable in VARIABLES.items():
+            if option not in args and variable in known:
+                args[option] = rendered(known, variable)
+            if option not in args:
+                continue
+            if args[option] is None or (option in NEVER_EMPTY and args[option] == ""):
+                no_drill = ", or [] to play no drill" if option == "drills" else ""
+                raise Wrong(
+                    f"{variable}: expected a value{no_drill}, found {'null' if args[option] is None else repr('')}"
+                )
+        return args
+
+    def read_options(self, task_vars: dict[str, Any]) -> None:
+        """What was asked for, as far as it can be judged without a look at the tried host's variables.
 
         Raises:
             Wrong: an option can't be used.
         """
-        args = self._task.args
+        args = self.given(task_vars)
         self.ground = str(args.get("ground") or "twin")
         if self.ground not in GROUNDS:
             raise Wrong(f"prove_rollback_ground: expected one of {', '.join(GROUNDS)}, found {self.ground!r}")
@@ -207,8 +243,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             self.reboot = shlex.split(given) if isinstance(given, str) else [str(word) for word in given]
         except (TypeError, ValueError) as err:
             raise Wrong(f"prove_rollback_reboot: expected a command, found {given!r}: {err}") from None
-        self.drills = self.chosen()
-        self.host = self.one_host(names_of(args.get("hosts")) or [], str(args.get("host") or ""))
+        self.drills = self.chosen(args.get("drills", list(proving.DRILLS)))
+        self.image = str(args.get("image") or "")
+        self.host = self.one_host(args, task_vars.get("groups") or {})
 
     def prove(self, task_vars: dict[str, Any]) -> None:
         """The inventory, then the ground, then what is played on it."""
@@ -227,15 +264,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             else:
                 self.on_host(plan, found, self.drills)
 
-    def chosen(self) -> list[str]:
+    def chosen(self, given: Any) -> list[str]:
         """The drills, by name.
 
         Raises:
             Wrong: no drill has a given name.
         """
-        given = self._task.args.get("drills")
-        if given is None:
-            return list(proving.DRILLS)
         names = names_of(given)
         if names is None:
             raise Wrong(f"prove_rollback_drills: expected a list, or names with commas, found {given!r}")
@@ -244,18 +278,23 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             raise Wrong(f"prove_rollback_drills: expected some of {', '.join(proving.DRILLS)}, found {unknown[0]!r}")
         return names
 
-    def one_host(self, hosts: Sequence[str], wanted: str) -> str:
+    def one_host(self, args: Mapping[str, Any], groups: Mapping[str, Sequence[str]]) -> str:
         """The host that is proved.
 
         Raises:
             Wrong: none is there, or it is not said which.
         """
+        hosts, wanted = names_of(args.get("hosts")) or [], str(args.get("host") or "")
+        members = names_of(args.get("members")) or hosts
+        group = str(args.get("group") or "trial_hosts")
         if not hosts:
-            raise Wrong("expected a host in the group of the inventory (trial_hosts, or trial_group), found none")
+            raise Wrong(nobody(group, members, groups))
         if wanted and wanted not in hosts:
-            raise Wrong(f"prove_rollback_host: expected one of {', '.join(hosts)}, found {wanted!r}")
+            limit = context.CLIARGS.get("subset")
+            where = f"the group {group}{f' within --limit {limit}' if limit else ''}"
+            raise Wrong(f"prove_rollback_host: expected a host in {where} ({few(hosts)}), found {wanted!r}")
         if not wanted and len(hosts) > 1:
-            raise Wrong(f"expected prove_rollback_host, because the group has {len(hosts)} hosts: {', '.join(hosts)}")
+            raise Wrong(f"expected prove_rollback_host, because the group {group} has {len(hosts)} hosts: {few(hosts)}")
         return wanted or hosts[0]
 
     def variables(self, task_vars: dict[str, Any], host: str) -> dict[str, Any]:
@@ -265,14 +304,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             Wrong: one of them can't be rendered.
         """
         known = (task_vars.get("hostvars") or {}).get(host) or {}
-        found = {}
-        for name in READ:
-            if name in known:
-                try:
-                    found[name] = plain(known[name])
-                except AnsibleError as err:
-                    raise Wrong(f"{host}, {name}: {words_of(str(err))}") from err
-        return found
+        return {name: rendered(known, name, f"{host}, ") for name in READ if name in known}
 
     # ---- grounds ----
 
@@ -317,7 +349,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         if made.returncode:
             raise proving.Failed(f"ssh-keygen: {made.stderr.strip()}")
         gpu = getattr(plan, "gpu", None)
-        base = bases.base(str(self._task.args.get("image") or ""), self.say)
+        base = bases.base(self.image, self.say)
         stand_ins.write_parts(place / "parts", card=bool(gpu))
         twins.normalize_modes(place / "parts")
         card = f"CARD={'yes' if gpu else 'no'}"
@@ -336,8 +368,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         if well.returncode:
             found_ill = words_of(well.stdout) or words_of(well.stderr)
             raise proving.Failed(f"the twin is not well after {WELL_S} s: {found_ill}", journal_of(container))
-        rendered = stand_ins.variables(found, layout, gpu)
-        inventory = {"trial_hosts": {"hosts": {self.host: {**reach(container, key, login), **rendered}}}}
+        variables = stand_ins.variables(found, layout, gpu)
+        inventory = {"trial_hosts": {"hosts": {self.host: {**reach(container, key, login), **variables}}}}
         (place / "inventory.yml").write_text(proving.yaml_of(inventory) + "\n", encoding="utf-8")
 
     def on_host(self, plan: Plan, found: dict[str, Any], drills: Sequence[str]) -> None:
@@ -384,6 +416,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                 self.begin(drill.title)
                 # A host that did not come back from one drill can't show anything in the next.
                 well = proof.case(drill.title, lambda play=drill.play: play(proof))
+
+
+def rendered(known: Mapping[str, Any], name: str, where: str = "") -> Any:
+    """A variable of a host.
+
+    Raises:
+        Wrong: it can't be rendered.
+    """
+    try:
+        return plain(known[name])
+    except AnsibleError as err:
+        raise Wrong(f"{where}{name}: {words_of(str(err))}") from err
 
 
 def plain(value: Any) -> Any:

@@ -26,6 +26,14 @@ options:
     type: list
     elements: str
     required: true
+  members:
+    description: All hosts of the group, for the error that says that C(--limit) leaves none of them.
+    type: list
+    elements: str
+  group:
+    description: The group's name, or a pattern, for errors.
+    type: str
+    default: trial_hosts
   junit:
     description: The JUnit file on the controller.
     type: path

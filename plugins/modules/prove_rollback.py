@@ -18,16 +18,31 @@ description:
     itself, which the inventory must declare disposable. On a twin, nothing is done on any host of the inventory.
   - Every outcome leaves C(junit.xml) and C(index.html) in O(dest). Before anything begins, they replace those of an
     earlier run; so does a refusal, once it is certain. The case that is under way is an error in both until it ends.
-  - The playbook C(prove_rollback.yml) sets all options from variables of their names.
+  - The playbook C(prove_rollback.yml) takes the other options from variables of their names (O(variables_of)). One that
+    is set to null, or can't be rendered, is a failure that names it.
 requirements:
   - Docker, for a twin
   - nvidia-ml-py, in Ansible's own Python
 options:
   hosts:
-    description: Hosts of the group that is tried. An empty list is a failure.
+    description: Hosts of the group that is tried, within C(--limit). An empty list is a failure.
     type: list
     elements: str
     required: true
+  members:
+    description: All hosts of the group, for the failure that says that C(--limit) leaves none of them.
+    type: list
+    elements: str
+  group:
+    description: The group's name, or a pattern, for failures.
+    type: str
+    default: trial_hosts
+  variables_of:
+    description: >-
+      The host whose variables C(prove_rollback_host), C(prove_rollback_ground), C(prove_rollback_drills),
+      C(prove_rollback_image), C(prove_rollback_reboot), C(prove_rollback_start_s), C(prove_rollback_keep) and
+      C(trial_group) set the options that the task does not set.
+    type: str
   host:
     description: Which of them is proved; needed if there are several.
     type: str
@@ -40,7 +55,8 @@ options:
   drills:
     description: >-
       Which drills are played after the rehearsal (C(controller-killed), C(runner-killed), C(reboot),
-      C(start-fails-once), C(health-never)). Without it, all of them; an empty list plays the rehearsal alone.
+      C(start-fails-once), C(health-never)). Without it, all of them; an empty list plays the rehearsal alone. An
+      empty text and null are refused, because they may stand for a variable that was forgotten.
     type: list
     elements: str
   image:

@@ -15,7 +15,7 @@ import html
 import itertools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -194,6 +194,29 @@ def questions_refused(ours: bool = True) -> str:
         "again, and nobody can answer it. Use instead: "
         f"{', '.join(dict.fromkeys(instead for _what, instead in found))}. Nothing was done"
     )
+
+
+def nobody(group: str, members: Sequence[str], groups: Mapping[str, Sequence[str]]) -> str:
+    """Why no host is left to be tried, with the hosts that there are.
+
+    Args:
+        group: which was asked for, by its name or a pattern.
+        members: its hosts, whatever ``--limit`` says.
+        groups: all of the inventory.
+    """
+    limit, group = context.CLIARGS.get("subset"), group or "''"
+    within = f" within --limit {limit}" if limit else ""
+    if members:
+        return f"expected a host in the group {group}, found none{within}: the group has {few(members)}"
+    there = [f"{name} ({few(hosts)})" for name, hosts in groups.items() if hosts and name != "all"]
+    has = f"the inventory has {few(there)}" if there else "the inventory has no host"
+    return f"expected a host in the group {group} (trial_group names it), found none{within}: {has}"
+
+
+def few(names: Sequence[str], most: int = 10) -> str:
+    """Names for a message: the first of them, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def names_of(given: Any) -> list[str] | None:

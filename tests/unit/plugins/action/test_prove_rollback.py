@@ -63,9 +63,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 WRONG = [
-    ({}, {}, "expected a host in the group of the inventory (trial_hosts, or trial_group), found none"),
-    ({"a": SHOP, "b": SHOP}, {}, "expected prove_rollback_host, because the group has 2 hosts: a, b"),
-    ({"a": SHOP}, {"host": "c"}, "prove_rollback_host: expected one of a, found 'c'"),
+    ({}, {}, "expected a host in the group trial_hosts (trial_group names it), found none: the inventory has no host"),
+    ({"a": SHOP, "b": SHOP}, {}, "expected prove_rollback_host, because the group trial_hosts has 2 hosts: a, b"),
+    ({"a": SHOP}, {"host": "c"}, "prove_rollback_host: expected a host in the group trial_hosts (a), found 'c'"),
+    ({"a": SHOP}, {"drills": None}, "prove_rollback_drills: expected a value, or [] to play no drill, found null"),
+    ({"a": SHOP}, {"drills": ""}, "prove_rollback_drills: expected a value, or [] to play no drill, found ''"),
+    ({"a": SHOP}, {"ground": ""}, "prove_rollback_ground: expected a value, found ''"),
+    ({"a": SHOP}, {"ground": None}, "prove_rollback_ground: expected a value, found null"),
+    ({"a": SHOP}, {"reboot": None}, "prove_rollback_reboot: expected a value, found null"),
+    ({"a": SHOP}, {"group": ""}, "trial_group: expected a value, found ''"),
     ({"a": SHOP}, {"ground": "moon"}, "prove_rollback_ground: expected one of twin, host, found 'moon'"),
     ({"a": SHOP}, {"drills": "reboot,flood"}, "prove_rollback_drills: expected some of controller-killed, "),
     (
@@ -128,6 +134,53 @@ def test_what_is_wrong_is_the_first_case_and_nothing_is_played(
     for left in ("junit.xml", "index.html"):
         assert "of an earlier run" not in (folder / left).read_text()
     assert result in (folder / "index.html").read_text()
+
+
+@pytest.mark.parametrize("variable", prove_rollback.VARIABLES.values())
+@pytest.mark.parametrize(("value", "why"), [("undefined", "can't be rendered"), (None, "found null")])
+def test_an_option_that_is_set_to_nothing_is_never_taken_for_its_default(
+    stage: Any, folder: Path, variable: str, value: Any, why: str
+) -> None:
+    options = {"variables_of": "here", "hosts": ["a"]}
+    action = stage.action(prove_rollback, dest=str(folder), **options)
+    with pytest.raises(AnsibleActionFail, match=f"the inventory: {variable}: .*{why}"):
+        action.run(None, {"hostvars": {"a": Vault(SHOP), "here": Vault({variable: value})}})
+    assert cases(folder)["the inventory"][0] == "failure"
+
+
+GROUPS = {"all": ["a", "b", "w"], "ungrouped": [], "shop": ["a", "b"], "web": ["w"]}
+
+
+@pytest.mark.parametrize(
+    ("options", "limit", "message"),
+    [
+        (
+            {"group": "shops"},
+            "",
+            "a host in the group shops (trial_group names it), found none: the inventory has shop (a, b), web (w)",
+        ),
+        ({"group": "shop", "members": ["a", "b"]}, "w", "group shop, found none within --limit w: the group has a, b"),
+        ({"group": "shops"}, "w", "group shops (trial_group names it), found none within --limit w: the inventory has"),
+        (
+            {"group": "shop", "members": ["a", "b"], "hosts": ["a"], "host": "b"},
+            "a",
+            "prove_rollback_host: expected a host in the group shop within --limit a (a), found 'b'",
+        ),
+        (
+            {"members": [f"h{n}" for n in range(12)]},
+            "w",
+            "the group has h0, h1, h2, h3, h4, h5, h6, h7, h8, h9 and 2 more",
+        ),
+    ],
+)
+def test_where_no_host_is_left_the_group_the_limit_and_the_hosts_are_named(
+    stage: Any, folder: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], limit: str, message: str
+) -> None:
+    monkeypatch.setattr(outcome.context, "CLIARGS", {"subset": limit or None})
+    action = stage.action(prove_rollback, dest=str(folder), **{"hosts": [], **options})
+    with pytest.raises(AnsibleActionFail, match="the inventory: "):
+        action.run(None, {"hostvars": {}, "groups": GROUPS})
+    assert message in cases(folder)["the inventory"][1]
 
 
 def test_a_secret_that_nobody_needs_is_not_looked_at(stage: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
