@@ -386,8 +386,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         def answers() -> None:
             done = ground.run(["true"])
             if done.returncode:
-                words = words_of(done.stdout + done.stderr)
-                raise proving.Failed(f"{self.host} does not answer, or sudo does not work there", words)
+                words, why = words_of(done.stdout + done.stderr), proving.reason_of(done)
+                raise proving.Failed(f"{self.host} does not answer, or sudo does not work there: {why}", words)
 
         self.begin(GROUND)
         self.play(proof, drills, proof.case(GROUND, answers))

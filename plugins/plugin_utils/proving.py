@@ -48,7 +48,12 @@ until grep "\\"event\\": \\"$2\\"" {state}/runs/"$1"/journal.jsonl 2>/dev/null |
     i=$((i + 1)); test $i -lt $3 || exit 9; sleep 0.1
 done
 eval "$4" """.replace("{state}", STATE)
-MISSED = 9
+# Exit codes of a strike: its moment did not come; no process was there to be killed.
+MISSED, NOBODY = 9, 8
+# How the program ansible begins to tell what a command printed.
+RAN = re.compile(r"^\S.* \| (?:CHANGED|SUCCESS|FAILED) \| rc=(?P<code>\d+) >>\n", re.MULTILINE)
+# Of a reason that Ansible printed, so much goes into a message.
+TOLD = 300
 # A real unit or container is struck by signals: nothing of its definition changes, and systemd reloads nothing. The
 # first process of a start is killed; a process that stands still does not answer.
 KILL_UNIT = """i=0
@@ -58,10 +63,10 @@ while [ $i -lt {tenths}0 ]; do
     done
     i=$((i + 1)); sleep 0.01
 done
-exit 9"""
+exit 8"""
 KILL_BOX = """i=0
 until docker kill --signal=KILL {name} >/dev/null 2>&1; do
-    i=$((i + 1)); test $i -lt {tenths} || exit 9; sleep 0.1
+    i=$((i + 1)); test $i -lt {tenths} || exit 8; sleep 0.1
 done"""
 # The fault is a unit of its own: however the drill ends, it goes by itself, and lets everything run again.
 STAND_STILL = (
@@ -118,11 +123,21 @@ class Ground:
     def run(self, command: Sequence[str], limit_s: float = COMMAND_S) -> subprocess.CompletedProcess[str]:
         """Run a command as root on the ground."""
         words = ["-b", "-m", "ansible.builtin.command", "-a", json.dumps({"argv": list(command)})]
-        return subprocess.run(
-            [tool("ansible"), self.host, *self.inventory, *self.options, *words],
-            env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-            timeout=limit_s, check=False,
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                [tool("ansible"), self.host, *self.inventory, *self.options, *words],
+                env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+                timeout=limit_s, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            # The command line is no reason.
+            raise twins.TwinError(f"{self.host} did not answer within {limit_s:.0f} s") from None
+        ran = RAN.search(done.stdout)
+        if ran is None:
+            return done
+        # Ansible's own exit code says only that a command failed.
+        output = done.stdout[ran.end() :].removesuffix("\n").removesuffix("non-zero return code")
+        return subprocess.CompletedProcess(done.args, int(ran["code"]), output, "")
 
     def reboot(self) -> None:
         """Reboot it."""
@@ -257,7 +272,9 @@ class Round:
             message = str(found["message"])
             return Failed(f"{found['task']}: {first_reason(message)}", message)
         except (OSError, ValueError, KeyError):
-            return Failed(f"the play ended with {self.process.returncode}", self.said())
+            # Where the host can't be reached any more, a play has no say in its end.
+            said = self.said()
+            return Failed(": ".join(filter(None, (f"the play ended with {self.process.returncode}", told(said)))), said)
 
     def events(self) -> list[dict[str, Any]]:
         """The journal of the run, as far as it was fetched."""
@@ -278,6 +295,20 @@ def processes_of(word: str) -> list[int]:
                 if word.encode() in (folder / "cmdline").read_bytes().split(b"\0"):
                     found.append(int(folder.name))
     return found
+
+
+def told(output: str) -> str:
+    """The last error that Ansible printed; of several lines the last one, which is ssh's or sudo's own reason."""
+    errors = re.findall(r"^\[ERROR\]: (.*?)(?=\nOrigin: |\n\n|\Z)", output, re.DOTALL | re.MULTILINE)
+    lines = [line.strip() for line in errors[-1].splitlines() if line.strip()] if errors else []
+    return lines[-1].removeprefix("Task failed: ")[:TOLD] if lines else ""
+
+
+def reason_of(done: subprocess.CompletedProcess[str]) -> str:
+    """Why a command on the ground failed, in a line."""
+    words = words_of(done.stdout + done.stderr)
+    last = next(reversed(words.splitlines()), "")
+    return told(words) or last[:TOLD] or f"exit code {done.returncode}"
 
 
 def first_reason(message: str) -> str:
@@ -351,10 +382,18 @@ class Proof:
         """
         moment_s = MOMENT_S + more_s
         words = ["sh", "-c", STRIKE, "sh", play.run, event, str(int(moment_s * 10)), command, tenant]
-        done = self.ground.run(words, limit_s=moment_s + COMMAND_S)
+        try:
+            done = self.ground.run(words, limit_s=moment_s + COMMAND_S)
+        except (OSError, twins.TwinError, subprocess.SubprocessError):
+            play.kill()
+            raise
         if done.returncode:
             play.kill()
-            missed = f"the run did not reach {event}" if done.returncode == MISSED else "striking failed"
+            known = {
+                MISSED: f"the run did not reach {event}",
+                NOBODY: f"the start of {tenant} had no process to kill within {KILLED_S} s",
+            }
+            missed = known.get(done.returncode) or f"the strike failed: {reason_of(done)}"
             failure = play.failure()
             raise Failed(f"{missed}: {failure}", failure.text or words_of(done.stdout + done.stderr))
 
@@ -367,7 +406,8 @@ class Proof:
                     return
             if time.monotonic() > deadline:
                 shown = self.ground.run([PROGRAM, "status"])
-                raise Failed("the host did not come back by itself: a trial still holds it", words_of(shown.stdout))
+                why = reason_of(shown) if shown.returncode else "a trial still holds it"
+                raise Failed(f"the host did not come back by itself: {why}", words_of(shown.stdout + shown.stderr))
             time.sleep(0.5)
 
     def as_before(self, play: Round, name: str) -> Round:
@@ -389,7 +429,8 @@ class Proof:
         if fault.undo:
             done = self.ground.run(fault.undo)
             if done.returncode:
-                raise Failed(f"the fault of {fault.tenant} could not be ended", words_of(done.stderr))
+                words = words_of(done.stdout + done.stderr)
+                raise Failed(f"the fault of {fault.tenant} could not be ended: {reason_of(done)}", words)
 
     # The drills.
 

@@ -272,6 +272,21 @@ def test_a_disposable_host_has_the_drills_that_it_can_have(
     prove(stage, folder, {"shop": {**SHOP, "trial_disposable": "True"}}, ground="host")
 
 
+def test_a_disposable_host_that_does_not_answer_says_why_in_the_message(
+    stage: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Played(monkeypatch)
+    said = "[ERROR]: Task failed: Failed to connect to the host via ssh: ssh: connect to host x: No route to host\n"
+    done = {"returncode": 4, "stdout": "", "stderr": said}
+    monkeypatch.setattr(proving.Host, "run", lambda *_unused: type("Done", (), done))
+    with pytest.raises(AnsibleActionFail, match="No route to host"):
+        prove(stage, folder, {"shop": {**SHOP, "trial_disposable": True}}, ground="host")
+    result, why = cases(folder)["the ground"]
+    assert result == "failure"
+    assert why.startswith("shop does not answer, or sudo does not work there: Failed to connect to the host via ssh: ")
+    assert why.endswith("No route to host")
+
+
 def raises(err: BaseException) -> Any:
     """Something that raises it, whatever it is called with."""
 

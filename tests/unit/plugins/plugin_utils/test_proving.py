@@ -202,6 +202,86 @@ def test_a_strike_waits_for_its_moment(tmp_path: Path) -> None:
     assert missed.returncode == proving.MISSED
 
 
+REFUSED = "ssh: connect to host shop port 22: Connection refused"
+AWAY = f"""[ERROR]: Task failed: Failed to connect to the host via ssh: {REFUSED}
+Origin: <adhoc 'ansible.builtin.command' task>
+
+{{'action': 'ansible.builtin.command'}}
+
+shop | UNREACHABLE! => {{
+    "changed": false
+}}"""
+DENIED = """[WARNING]: something else
+[ERROR]: Task failed: Failed to connect to the host via ssh: Warning: Permanently added 'shop' to the known hosts.
+ops@shop: Permission denied (publickey).
+Origin: <adhoc 'ansible.builtin.command' task>
+"""
+# What the program ansible prints, and its exit code: the command's, its output and the reason in a line.
+PRINTED = [
+    ("shop | CHANGED | rc=0 >>\nheld", 0, 0, "held", "held"),
+    ("shop | FAILED | rc=9 >>\nnon-zero return code", 2, 9, "", "exit code 9"),
+    ("shop | FAILED | rc=1 >>\nno such unitnon-zero return code", 2, 1, "no such unit", "no such unit"),
+    (AWAY, 4, 4, None, f"Failed to connect to the host via ssh: {REFUSED}"),
+    (DENIED, 4, 4, None, "ops@shop: Permission denied (publickey)."),
+    (f"[ERROR]: Task failed: {'x' * 900}", 4, 4, None, "x" * proving.TOLD),
+    ("", 4, 4, None, "exit code 4"),
+]
+
+
+@pytest.mark.parametrize(("printed", "code", "of_command", "output", "reason"), PRINTED)
+def test_a_host_tells_a_commands_own_exit_code_or_why_it_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: str, code: int, of_command: int, output: str | None,
+    reason: str,
+) -> None:  # fmt: skip
+    (tmp_path / "said").write_text(printed)
+    programs(tmp_path, ansible=f"cat {tmp_path}/said; exit {code}")
+    monkeypatch.setattr(proving, "tool", lambda name: str(tmp_path / name))
+    done = proving.Host([], "shop", [], []).run(["true"])
+    assert (done.returncode, proving.reason_of(done)) == (of_command, reason)
+    assert output is None or done.stdout == output
+
+
+def test_a_host_that_never_answers_is_named_without_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs(tmp_path, ansible="exec sleep 60")
+    monkeypatch.setattr(proving, "tool", lambda name: str(tmp_path / name))
+    with pytest.raises(twins.TwinError, match=r"^shop did not answer within 0 s$"):
+        proving.Host([], "shop", [], []).run(["true"], 0.2)
+
+
+def test_a_play_that_ends_without_a_record_says_the_last_error(tmp_path: Path) -> None:
+    play = proving.Round.__new__(proving.Round)
+    play.folder, play.log = tmp_path, tmp_path / "play.log"
+    play.process = type("Process", (), {"returncode": 4})
+    play.log.write_text(f"TASK [x]\n{AWAY}\nPLAY RECAP\nshop : ok=0 unreachable=1\n")
+    assert str(play.failure()) == f"the play ended with 4: Failed to connect to the host via ssh: {REFUSED}"
+    assert "PLAY RECAP" in play.failure().text
+
+
+class Away(Here):
+    """A ground that stops answering."""
+
+    def run(self, command: Sequence[str], limit_s: float = 5.0) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(list(command), 4, "", AWAY)
+
+
+def test_a_host_that_stays_away_is_not_said_to_be_held(stage: Stage) -> None:
+    stage.proof.ground = Away(stage.folder)
+    result, said = outcome(stage, lambda proof: proof.closed())
+    assert (result, said.partition(": ")[0]) == ("failure", "the host did not come back by itself")
+    assert said.endswith(REFUSED)
+
+
+def test_a_play_does_not_go_on_without_its_strike(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(*_unused: Any, **_options: Any) -> Any:
+        raise twins.TwinError("shop did not answer within 300 s")
+
+    monkeypatch.setattr(stage.ground, "run", silent)
+    assert outcome(stage, proving.Proof.runner_killed) == ("error", "shop did not answer within 300 s")
+    assert len(stage.killed) == 1
+
+
 BROKEN = """Contract 6, every tenant is healthy: broken.
   expected: healthy
   found: db: no process
@@ -341,7 +421,7 @@ def test_a_start_without_a_process_is_missed(
     environment = programs(tmp_path, systemctl="echo MainPID=0", docker="exit 1", sleep="exit 0")
     for data in (HEARD, BOX):
         script = on_host("start", data, plan_data).command
-        assert subprocess.run(["sh", "-c", script], env=environment, check=False).returncode == proving.MISSED
+        assert subprocess.run(["sh", "-c", script], env=environment, check=False).returncode == proving.NOBODY
 
 
 @pytest.mark.parametrize(
