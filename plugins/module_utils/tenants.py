@@ -405,7 +405,10 @@ def unit_facts(unit: str, host: Host = HERE) -> dict[str, str]:
     Raises:
         OSError: it did not answer.
     """
-    names = "LoadState,ActiveState,SubState,MainPID,Result,NRestarts,UnitFileState,ActiveEnterTimestampMonotonic,Job"
+    names = (
+        "LoadState,ActiveState,SubState,MainPID,Result,ConditionResult,NRestarts,UnitFileState,"
+        "ActiveEnterTimestampMonotonic,Job"
+    )
     reply = host.run(["systemctl", "show", "--property", names, unit])
     facts = dict(line.split("=", 1) for line in reply.out.splitlines() if "=" in line)
     if not facts.get("ActiveState"):
@@ -561,7 +564,11 @@ class Systemd(_Managed):
         hollow = self._hollow(facts)
         if _runs(facts) and not hollow:
             return ""
-        return ", ".join(filter(None, (f"its unit is {facts['ActiveState']} ({facts.get('Result')})", hollow)))
+        # systemd skips such a start, and calls it a success.
+        unmet = (
+            "a condition of its unit is not met, so it was not started" if facts.get("ConditionResult") == "no" else ""
+        )
+        return ", ".join(filter(None, (f"its unit is {facts['ActiveState']} ({facts.get('Result')})", unmet, hollow)))
 
     def words(self, log: Path) -> str:
         argv = ["journalctl", "-u", self.tenant.unit, "-n", str(_LOG_LINES), "--no-pager", "-o", "cat"]

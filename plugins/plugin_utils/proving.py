@@ -345,7 +345,9 @@ class Proof:
             prove()
             found = Case(name)
         except Failed as err:
-            found = Case(name, "failure", str(err), err.text)
+            # The reason is a line; what follows it is told below.
+            message, _end, rest = str(err).partition("\n")
+            found = Case(name, "failure", message, "\n".join(filter(None, (rest, err.text))))
         except Exception as err:  # it is told as a case, and what rests on it is skipped
             found = faulty(name, err)
         found = Case(found.name, found.result, found.message, found.text, round(time.monotonic() - began, 3))

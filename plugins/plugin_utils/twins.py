@@ -147,12 +147,21 @@ def remove(name: str) -> None:
 
 
 def wait_for_exec(name: str) -> None:
-    """Wait until systemd answers: before that, ``docker exec`` can be refused."""
+    """Wait until systemd answers: before that, ``docker exec`` can be refused.
+
+    Raises:
+        TwinError: it does not; with the container's state and its last words.
+    """
     for _try in range(100):
         if docker("exec", name, "test", "-S", "/run/systemd/private", check=False).returncode == 0:
             return
         time.sleep(0.1)
-    raise TwinError(f"systemd did not come up in {name}. Look with `docker logs {name}`.")
+    # It may be removed before anybody can look.
+    form = "{{.State.Status}} (exit code {{.State.ExitCode}}) {{.State.Error}}"
+    state = docker("inspect", "--type=container", f"--format={form}", name, check=False).stdout.strip()
+    said = docker("logs", "--tail=20", name, check=False)
+    words = (said.stdout + said.stderr).strip()
+    raise TwinError(f"systemd did not come up in {name}: its container is {state or 'gone'}\n{words}".strip())
 
 
 def restart(name: str) -> None:

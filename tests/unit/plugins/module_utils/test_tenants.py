@@ -727,7 +727,23 @@ def scope(monkeypatch: pytest.MonkeyPatch) -> Any:
 )
 def test_a_unit_has_ended_when_systemd_says_so(commands: Commands, state: str, why: str) -> None:
     """A unit that systemd starts again by itself is activating meanwhile."""
-    commands.answer("systemctl show", out=f"ActiveState={state}\nResult=exit-code\n")
+    commands.answer("systemctl show", out=f"ActiveState={state}\nResult=exit-code\nConditionResult=yes\n")
+    assert tenants.of(UNIT).ended("") == why
+
+
+@pytest.mark.parametrize(
+    ("facts", "why"),
+    [
+        ("Result=exec-condition\nConditionResult=yes", "its unit is inactive (exec-condition)"),
+        (
+            "Result=success\nConditionResult=no",
+            "its unit is inactive (success), a condition of its unit is not met, so it was not started",
+        ),
+    ],
+)
+def test_a_start_that_systemd_skips_has_a_reason(commands: Commands, facts: str, why: str) -> None:
+    """Its systemctl ends with 0."""
+    commands.answer("systemctl show", out=f"ActiveState=inactive\n{facts}\n")
     assert tenants.of(UNIT).ended("") == why
 
 

@@ -170,6 +170,14 @@ def test_a_rehearsal_that_needed_a_second_try_is_red(stage: Stage) -> None:
     assert said == "the host did not come back at the first try: db: start 1 failed and was tried again: exit code 7"
 
 
+def test_a_message_is_a_line_and_nothing_is_lost(stage: Stage) -> None:
+    def refused(_proof: Any) -> None:
+        raise proving.Failed("docker run: no space left\nSee 'docker run --help'.", "more")
+
+    assert outcome(stage, refused) == ("failure", "docker run: no space left")
+    assert stage.proof.cases[-1].text == "See 'docker run --help'.\nmore"
+
+
 def test_what_could_not_be_tried_is_an_error_and_no_failure(stage: Stage) -> None:
     def broken(_proof: Any) -> None:
         raise twins.TwinError("docker exec failed:\nno such container")

@@ -43,6 +43,21 @@ def test_a_twin_is_never_privileged() -> None:
     assert "--cap-drop=SYS_TIME" in twins.RUN_OPTIONS
 
 
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [("echo 'exited (exit code 255) no init'", "exited (exit code 255) no init"), ("exit 1", "gone")],
+)
+def test_a_twin_that_does_not_boot_says_why_before_it_is_removed(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch, state: str, why: str
+) -> None:
+    monkeypatch.setattr(twins.time, "sleep", lambda _s: None)
+    docker.says("inspect---type=container", state)
+    docker.says("logs---tail=20", "echo 'Failed to mount cgroup' >&2")
+    with pytest.raises(twins.TwinError) as raised:
+        twins.wait_for_exec("pr-shop-1")
+    assert str(raised.value) == f"systemd did not come up in pr-shop-1: its container is {why}\nFailed to mount cgroup"
+
+
 def test_the_digest_of_a_tree_follows_names_modes_and_contents(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("x")
     first = twins.digest_tree(tmp_path)
