@@ -113,7 +113,8 @@ def plan_of(found: dict[str, Any], host: str) -> Plan:
             **{name: filled[f"trial_{name}"] for name in ("baseline", "candidate", "workloads")},
             # The page tells what of them a twin leaves out.
             "contracts": {**filled["trial_contracts"], **contracts} if isinstance(contracts, Mapping) else contracts,
-            **{name: found[f"trial_{name}"] for name in ("gpu", "limits") if found.get(f"trial_{name}")},
+            # An empty text or list is a mistake, as it is to a trial.
+            **{name: found[f"trial_{name}"] for name in ("gpu", "limits") if found.get(f"trial_{name}") is not None},
         }
         return parse(data)
     except PlanError as err:
