@@ -373,6 +373,8 @@ class Proof:
         again = second_tries(play.events())
         if again:
             raise Failed(f"the host did not come back at the first try: {again[0]}", "\n".join(again))
+        # Without a journal nobody knows how often it was tried.
+        self.restored(play)
 
     # What the drills are made of.
 
@@ -417,10 +419,15 @@ class Proof:
         check = Round(self.ground, "check", play.run, self.folder / f"{name}-after", self.variables)
         if check.wait():
             raise check.failure()
-        events = [entry.get("event") for entry in check.events()]
-        if "restored" not in events:
-            raise Failed("the journal does not say that the host was restored", " ".join(map(str, events)))
+        self.restored(check)
         return check
+
+    def restored(self, play: Round) -> None:
+        """Expect the journal of a round's run to say that the host is back."""
+        events = [str(entry.get("event")) for entry in play.events()]
+        if "restored" not in events:
+            found = " ".join(events) or "no journal: it could not be fetched"
+            raise Failed("the journal does not say that the host was restored", f"{found}\n{play.said()}")
 
     def put(self, play: Round, fault: Fault) -> None:
         """Make a tenant fail, at the moment for it."""

@@ -170,6 +170,18 @@ def test_a_rehearsal_that_needed_a_second_try_is_red(stage: Stage) -> None:
     assert said == "the host did not come back at the first try: db: start 1 failed and was tried again: exit code 7"
 
 
+@pytest.mark.parametrize(
+    ("journal", "result"), [(RESTORED, "passed"), ([], "failure"), ([{"event": "tenant_stopped"}], "failure")]
+)
+def test_a_rehearsal_without_its_journal_proves_nothing(
+    stage: Stage, journal: list[dict[str, Any]], result: str
+) -> None:
+    stage.journal = journal
+    found, said = outcome(stage, proving.Proof.contracts_and_rehearsal)
+    assert found == result
+    assert said == ("" if result == "passed" else "the journal does not say that the host was restored")
+
+
 def test_a_message_is_a_line_and_nothing_is_lost(stage: Stage) -> None:
     def refused(_proof: Any) -> None:
         raise proving.Failed("docker run: no space left\nSee 'docker run --help'.", "more")
