@@ -199,9 +199,14 @@ class Dealing:
 
     def result(self) -> dict[str, Any]:
         """What the module returns."""
+        before, after = {}, {}
+        for name, facts in self.found.items():
+            # One that was up and is waited for was not in the wanted state: else this would be a change without a diff.
+            ill = name in self.moved and "error" not in facts and facts["before"] == facts["after"]
+            before[name], after[name] = f"{facts['before']}{', not healthy' if ill else ''}", facts["after"]
         diff = {
-            when: "".join(f"{name}: {facts[when]}\n" for name, facts in self.found.items())
-            for when in ("before", "after")
+            when: "".join(f"{name}: {words}\n" for name, words in found.items())
+            for when, found in (("before", before), ("after", after))
         }
         return {"changed": self.changed, "tenants": self.found, "moved": self.moved, "diff": diff}
 

@@ -176,11 +176,17 @@ def test_the_diff_shows_before_and_after(host: Host, play: Any) -> None:
     assert diff == {"before": "model: started\nvoice: stopped\n", "after": "model: stopped\nvoice: stopped\n"}
 
 
-def test_what_is_up_but_not_healthy_is_not_there_yet(host: Host, play: Any) -> None:
+@pytest.mark.parametrize("check", [False, True])
+def test_what_is_up_but_not_healthy_is_not_there_yet(host: Host, play: Any, check: bool) -> None:
     host.healthy["voice"] = False
-    answer = play("started")
+    answer = play("started", _ansible_check_mode=check)
     assert answer["changed"] is True
-    assert host.order[-1] == "wait voice"
+    assert host.order[-1:] == ([] if check else ["wait voice"])
+    # A change has a diff.
+    lines = {when: text.splitlines() for when, text in answer["diff"].items()}
+    assert lines["before"] == [line.replace("voice: started", "voice: started, not healthy") for line in lines["after"]]
+    again = play("started", _ansible_check_mode=True)
+    assert (again["changed"], again["diff"]["before"] == again["diff"]["after"]) == (check, not check)
 
 
 def test_what_is_up_and_only_loading_is_not_started_twice(host: Host, play: Any) -> None:
