@@ -1457,8 +1457,13 @@ def wait_healthy(
             found = answer.found
         now = time.monotonic()
         if now - began > limit_s:
+            state = ""
+            with contextlib.suppress(TenantError, OSError):
+                seen = kind.seen()
+                # What has ended, or is started again and again, gives no answer either.
+                state = "" if seen.up or seen.found in found else seen.found
             # Another program on its port may be why it can't listen there.
-            found = foreign(tenant) or "; ".join(filter(None, (found, awaited)))
+            found = foreign(tenant) or "; ".join(filter(None, (found, state, awaited)))
             raise TenantError(
                 f"{tenant.name}: not healthy after {tenant.start_timeout_s:.0f} s (found: {found}); "
                 f"{kind.last_words(log)}"

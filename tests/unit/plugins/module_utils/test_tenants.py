@@ -694,6 +694,27 @@ def test_without_a_health_page_the_process_is_waited_for(log: Path, clock: Any) 
         tenants.wait_healthy(Tenant("x", "process", process="sleep 86.071", start_timeout_s=4), log)
 
 
+@pytest.mark.parametrize(
+    ("state", "found"),
+    [
+        ("ActiveState=activating\nSubState=auto-restart", "; unit api.service is activating (auto-restart)"),
+        ("ActiveState=activating\nSubState=start", "; unit api.service is activating (start)"),
+        ("ActiveState=active\nSubState=running", ""),
+    ],
+)
+def test_a_unit_that_never_answers_tells_its_state(
+    commands: Commands, log: Path, clock: Any, free_port: int, state: str, found: str
+) -> None:
+    """One that systemd starts again and again has the same silent page as one that loads."""
+    commands.answer("systemctl show", out=f"LoadState=loaded\n{state}\nMainPID=0\nResult=exit-code\nJob=\n")
+    tenant = with_health(
+        Tenant("api", "systemd", unit="api.service", start_timeout_s=2), f"http://127.0.0.1:{free_port}/"
+    )
+    with pytest.raises(TenantError) as caught:
+        tenants.wait_healthy(tenant, log)
+    assert f"Connection refused{found}); " in str(caught.value)
+
+
 def test_a_page_that_another_process_answers_is_not_enough(
     commands: Commands, server: Any, log: Path, clock: Any
 ) -> None:
