@@ -127,7 +127,8 @@ class Ground:
             done = subprocess.run(
                 [tool("ansible"), self.host, *self.inventory, *self.options, *words],
                 env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-                timeout=limit_s, check=False,
+                # Without a terminal, as a round is: ssh would ask there for a passphrase, and wait.
+                timeout=limit_s, check=False, start_new_session=True,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             # The command line is no reason.

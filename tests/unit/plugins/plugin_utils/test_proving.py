@@ -261,6 +261,13 @@ def test_a_host_tells_a_commands_own_exit_code_or_why_it_does_not_answer(
     assert output is None or done.stdout == output
 
 
+def test_a_command_on_a_host_has_no_terminal_to_ask_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs(tmp_path, ansible="awk '{ print $6 }' /proc/self/stat")
+    monkeypatch.setattr(proving, "tool", lambda name: str(tmp_path / name))
+    session = int(proving.Host([], "shop", [], []).run(["true"]).stdout)
+    assert session != os.getsid(0)
+
+
 def test_a_host_that_never_answers_is_named_without_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
