@@ -232,8 +232,10 @@ def shop(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("group", "options", "refused"),
     [
-        ("", [], "in the group trial_hosts, found none."),
+        ("", [], "group trial_hosts, found none. The inventory has shop (till, scale), office (desk). Name"),
         ("", ["-e", "trial_group=shop"], ""),
+        # Set, but to nothing: that is not the default group.
+        ("", ["-e", "trial_group={{ forgotten }}"], "'forgotten' is undefined"),
         ("shop", [], ""),
         ("shop", ["-e", "trial_group=shpo"], "in the group shpo, found none."),
         ("shop", ["--limit", "till"], ""),
