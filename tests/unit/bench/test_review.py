@@ -360,6 +360,7 @@ def test_pictures_without_room_are_shown_small(run: Path, folders: ModuleType) -
         (lambda run: (run / "inputs" / "scenes" / "view-9.png").write_bytes(b"\x89PNG" * 300_000), "too large"),
         (lambda run: (run / "inputs" / "pictures.json").write_text("[1]"), "does not say which picture"),
         (lambda run: (run / "inputs" / "pictures.json").write_text("[]"), "does not say which picture"),
+        (lambda run: (run / "inputs" / "pictures.json").write_text("[{"), "does not say which picture"),
         (lambda run: (run / "inputs" / "pictures.json").write_text('[{"id": "picture-10", "image": "../plan.json"}]'),
          "outside the run"),
     ],
@@ -368,6 +369,17 @@ def test_a_picture_that_is_not_there_is_told(run: Path, spoil: Callable[[Path], 
     spoil(run)
     write_review(run)
     assert why in (run / "review.html").read_text(encoding="utf-8")
+
+
+def test_a_scene_without_a_prompt_of_its_own_was_asked_the_prompt_of_the_run(run: Path) -> None:
+    path = run / "inputs" / "scenes.json"
+    path.write_text(json.dumps([{"id": row["id"], "image": row["image"]} for row in json.loads(path.read_text())]))
+    (run / "inputs" / "prompt.txt").write_text("Which way is free?")
+    write_review(run)
+    assert "Which way is free?" in (run / "review.html").read_text(encoding="utf-8")
+    (run / "inputs" / "prompt.txt").unlink()
+    write_review(run)
+    assert "Which way is free?" not in (run / "review.html").read_text(encoding="utf-8")
 
 
 def test_what_strangers_wrote_is_text(run: Path, folders: ModuleType) -> None:
