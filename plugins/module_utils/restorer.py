@@ -19,7 +19,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -749,19 +749,24 @@ class Restorer:
         self.journal.write("a2_skipped", reason=f"another party listens on the port of {change.owner}: {change.found}")
         return True
 
-    def look_again(self) -> dict[str, tenants.Standing]:
-        """How the tenants stand after the checks; one that died after its own check is noted."""
+    def standing(self) -> dict[str, tenants.Standing]:
+        """How each tenant stands that can be seen; one that is neither up nor down is left out."""
         found = {}
         for tenant in self.ours:
-            # Neither up nor down: what it was a moment ago counts.
             with contextlib.suppress(*TROUBLE):
-                now = found[tenant.name] = tenants.standing(tenant)
-                first = self.first.get(tenant.name, now)
-                ended = first.process and not probes.alive(first.process)
-                if ended or not now.running or now.restarts != first.restarts:
-                    what = "it was started again during" if now.running else "it does not run after"
-                    self.note(f"{tenant.name} did not stay up: {what} the checks")
+                found[tenant.name] = tenants.standing(tenant)
         return found
+
+    def note_lost(self, first: Mapping[str, tenants.Standing], last: Mapping[str, tenants.Standing]) -> None:
+        """Note each tenant that died during the checks, perhaps after its own."""
+        for name, now in last.items():
+            before = first.get(name)
+            if before is None or not before.running:
+                continue
+            ended = before.process and not probes.alive(before.process)
+            if ended or not now.running or now.restarts != before.restarts:
+                what = "it was started again during" if now.running else "it does not run after"
+                self.note(f"{name} did not stay up: {what} the checks")
 
     def prove(self, began: float) -> list[checks.CheckResult]:
         """Run the checks, then remove the mark, which frees the host."""
@@ -775,8 +780,10 @@ class Restorer:
             # a restore starts a tenant is compared all the same.
             before = {name: {**facts, "pid": 0, "start_ticks": 0} for name, facts in before.items()}
         eyes = self.card or self.opening.error or None
+        first = self.first or self.standing()
         results = checks.run(self.plan, snapshot=before, card=eyes)
-        standing = self.look_again()
+        standing = self.standing()
+        self.note_lost(first, standing)
         broken = [f"check {c.id} {c.title}: expected {c.expected}, found {c.found}" for c in results if not c.ok]
         rows = [{"id": c.id, "title": c.title, "expected": c.expected, "found": c.found, "ok": c.ok} for c in results]
         self.journal.write("checks", ok=not broken, checks=rows)
