@@ -125,9 +125,7 @@ def test_prompts_and_tolerances_have_lines_too(roster_file: Path) -> None:
     with pytest.raises(UsageError, match=r"tolerances\.yml:3: tolerances\.token-f16\.value: expected number"):
         load_tolerances(tolerances)
     tolerances.write_text(tolerances.read_text().replace("value: none", "value: .nan"))
-    with pytest.raises(
-        UsageError, match=r"yml:3: tolerances\.token-f16\.value: expected number, found NaN"
-    ):
+    with pytest.raises(UsageError, match=r"yml:3: tolerances\.token-f16\.value: expected number, found NaN"):
         load_tolerances(tolerances)
 
 
