@@ -433,8 +433,8 @@ class Restorer:
             return
         try:
             # With a failure this attempt can't end well, and a docker in trouble is not asked again.
-            members = [tenant for tenant in self.plan.tenants if self.before(tenant)["running"]]
-            found = surroundings.gone(before, self.stopped(), docker=not self.failures, members=members)
+            boxes = [tenant.container for tenant in self.plan.tenants if self.before(tenant)["running"]]
+            found = surroundings.gone(before, self.stopped(), docker=not self.failures, boxes=boxes)
         except TROUBLE as err:
             self.note(f"it is unknown what else ran before and is gone: {err}")
             return

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -316,15 +316,15 @@ def _moves(unit: Unit, before: str) -> bool:
     return unit.leaving or (unit.facts.get("ActiveState") == "activating" and not before.startswith("activating"))
 
 
-def gone(before: Mapping[str, Any], stopped: Iterable[str], *, docker: bool, members: Sequence[Tenant] = ()) -> Gone:
+def gone(before: Mapping[str, Any], stopped: Iterable[str], *, docker: bool, boxes: Iterable[str] = ()) -> Gone:
     """Everything that ran before and does not run now.
 
     Args:
         before: what `take` found.
         stopped: tenants that the trial has stopped.
         docker: whether docker may be asked.
-        members: tenants that ran before. Their containers must be the same ones; the commands of a tenant (``docker
-            compose``) may replace others, so these only have to run.
+        boxes: containers that are tenants. The commands of a tenant (``docker compose``) may replace others, so these
+            only have to run.
 
     Raises:
         OSError: systemd did not answer.
@@ -342,8 +342,7 @@ def gone(before: Mapping[str, Any], stopped: Iterable[str], *, docker: bool, mem
         else:
             found.others.append(words)
     running = _containers() if docker and before.get("containers") else None
-    boxes = {tenant.container for tenant in members}
-    for name in sorted(boxes & set(before.get("containers") or {})) if docker else ():
+    for name in sorted(set(boxes) & set(before.get("containers") or {})) if docker else ():
         was = before["containers"][name]
         if running is None:
             found.replaced.append(f"it is unknown whether container {name} is the one from before: docker is silent")
@@ -355,30 +354,10 @@ def gone(before: Mapping[str, Any], stopped: Iterable[str], *, docker: bool, mem
         found.others.extend(f"container {name} is no longer running" for name in absent)
     listening = {item.port for item in sockets.listening(None)}
     for row in before.get("listeners") or []:
-        mine = row["tenant"] in stopped or bool(_fell_with(before, row["unit"], stopped))
         if row["port"] in listening:
-            taken = _taken(row, members) if mine else ""
-            found.deaf.extend([taken] if taken else [])
             continue
-        words = f"nothing listens on port {row['port']} any more; {_did(row)}"
+        words = f"nothing listens on port {row['port']} any more; {row['program'] or 'a program'} did"
+        words += f" (unit {row['unit']})" if row["unit"] else ""
+        mine = row["tenant"] in stopped or bool(_fell_with(before, row["unit"], stopped))
         (found.deaf if mine else found.others).append(words)
     return found
-
-
-def _did(row: Mapping[str, Any]) -> str:
-    return f"{row['program'] or 'a program'} did" + (f" (unit {row['unit']})" if row["unit"] else "")
-
-
-def _taken(row: Mapping[str, Any], members: Sequence[Tenant]) -> str:
-    """Who listens where a stopped tenant did, and is not that tenant, in words; empty if it is, or can't be seen.
-
-    The ports at which it is asked are left out: each question there looks at the listener.
-    """
-    tenant = next((one for one in members if one.name == row["tenant"]), None)
-    if tenant is None or row["port"] in tenants.ports(tenant):
-        return ""
-    held = [item for item in probes.listeners(ports=[row["port"]]) if item.pid]
-    if not held or any(tenants.owns(tenant, item, tenants.HERE) for item in held):
-        return ""
-    program = os.path.basename(held[0].command.split(" ", 1)[0])
-    return f"port {row['port']} is held by PID {held[0].pid} ({probes.printable(program)}); {_did(row)}"

@@ -258,22 +258,6 @@ def test_a_second_port_of_a_tenant_keeps_the_mark_until_a_person_has_seen_it(wor
     assert "port 9090" in events(world, "gone")[-1]["found"]
 
 
-@pytest.mark.parametrize("name", ["llama-server", "python3"])
-def test_another_program_on_a_second_port_of_a_tenant_is_not_that_tenant(world: World, name: str) -> None:
-    """It would answer there in place of the tenant, whatever its name."""
-    world.intruders = [probes.Listener(9090, world.services["llamacpp"].pid, "llama-server")]
-    world.open()
-    measured(world)
-    world.intruders = [probes.Listener(9090, 77, f"/home/guest/{name} --port 9090")]
-    assert program.restore_now(world.state) == 1
-    words = f"port 9090 is held by PID 77 ({name}); llama-server did (unit panda-llamacpp)"
-    assert words in events(world, "restore_failed")[-1]["reason"]
-    # The tenant has it again.
-    world.intruders = [probes.Listener(9090, world.services["llamacpp"].pid, "llama-server")]
-    assert program.restore_now(world.state) == 0
-    assert world.state.mark() is None
-
-
 # What the tenants are made of.
 
 

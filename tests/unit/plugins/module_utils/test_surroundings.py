@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ansible_collections.edgelab.model_trial.plugins.module_utils import probes, surroundings, units
 from ansible_collections.edgelab.model_trial.plugins.module_utils.containers import RUN_LABEL
-from ansible_collections.edgelab.model_trial.plugins.module_utils.plan import Tenant
 
 if TYPE_CHECKING:
     from fakeworld import World
@@ -153,23 +152,22 @@ def test_an_active_unit_whose_processes_have_ended_is_gone(
     assert found.others == ([words] if lost else [])
 
 
-@pytest.mark.parametrize("is_tenant", [True, False])
-def test_another_container_under_the_name_of_a_tenant_is_not_that_tenant(world: World, is_tenant: bool) -> None:
+@pytest.mark.parametrize("boxes", [["voice"], []], ids=["a tenant", "no tenant"])
+def test_another_container_under_the_name_of_a_tenant_is_not_that_tenant(world: World, boxes: list[str]) -> None:
     """Its page may answer as the former one's did."""
-    boxes = [Tenant("chatterbox", "container", container="voice")] if is_tenant else []
     world.docker.add("voice", "com.example", "x", status="running", id="a" * 64)
     before = taken(world)
-    assert surroundings.gone(before, [], docker=True, members=boxes) == surroundings.Gone()
+    assert surroundings.gone(before, [], docker=True, boxes=boxes) == surroundings.Gone()
     world.docker._containers.clear()
     world.docker.add("voice", "com.example", "x", status="running", id="b" * 64)
     words = f"container voice is another one than before ({'b' * 12}, was {'a' * 12}): what was in the former one is "
     words += "missing"
-    assert surroundings.gone(before, [], docker=True, members=boxes) == surroundings.Gone(replaced=[words] * len(boxes))
+    assert surroundings.gone(before, [], docker=True, boxes=boxes) == surroundings.Gone(replaced=[words] * len(boxes))
     # One that is down is missed as a tenant.
     world.docker.end("voice", 0)
-    assert not surroundings.gone(before, [], docker=True, members=boxes).replaced
+    assert not surroundings.gone(before, [], docker=True, boxes=boxes).replaced
     (world.docker.folder / "down").write_text("")
-    silent = surroundings.gone(before, [], docker=True, members=boxes).replaced
+    silent = surroundings.gone(before, [], docker=True, boxes=boxes).replaced
     assert [words[:16] for words in silent] == ["it is unknown wh"] * len(boxes)
 
 
