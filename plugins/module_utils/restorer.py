@@ -321,11 +321,12 @@ class Restorer:
         moved = any(e["event"] in MOVES for e in self.past) or not any(e["event"] == "opened" for e in self.past)
         moved = moved or known.get("boot_id", boot_id()) != boot_id()
         # After a failure this attempt can't succeed, and the next one waits again.
-        if not self.plan.settle_s or self.failures or not (started or moved):
+        if self.failures or not (started or moved):
             return
         began = time.monotonic()
         first = self.first
-        while True:
+        untold: dict[str, str] = {}
+        while self.plan.settle_s:
             untold = {}
             for tenant in self.ours:
                 try:
@@ -347,7 +348,7 @@ class Restorer:
         for name, why in untold.items():
             self.note_unsettled(name, why, began)
         doubled = [tenant.name for tenant in self.ours if self.doubled(tenant) or self.queued(tenant, began)]
-        if not untold and not doubled:
+        if self.plan.settle_s and not untold and not doubled:
             self.journal.write("settled", duration_s=round(time.monotonic() - began, 3))
 
     def doubled(self, tenant: Tenant) -> bool:
@@ -364,7 +365,7 @@ class Restorer:
     def queued(self, tenant: Tenant, began: float) -> bool:
         """Whether a unit that starts a tenant at boot has yet to do so, and would start a second one."""
         try:
-            found = tenants.of(tenant).queued()
+            found = self.again(tenants.of(tenant).queued)
         except TROUBLE as err:
             found = f"it is unknown whether its boot unit has yet to start it: {err}"
         if found:
@@ -438,11 +439,13 @@ class Restorer:
         except TROUBLE as err:
             self.note(f"it is unknown what else ran before and is gone: {err}")
             return
+        # Many units create their container at each boot: then it is no other one because of the trial.
+        booted = (self.snapshot or {}).get("boot_id", boot_id()) != boot_id()
         # A program may choose other ports, and a person may have created a container again: who asks again has seen it.
-        unsure = [*found.deaf, *found.replaced, *self.lost()]
+        unsure = [*found.deaf, *([] if booted else found.replaced), *self.lost()]
         for text in [*found.ours, *([] if self.repaired else unsure)]:
             self.note(text)
-        others = [*found.others, *(unsure if self.repaired else [])]
+        others = [*found.others, *(found.replaced if booted else []), *(unsure if self.repaired else [])]
         if others:
             self.journal.write("gone", gone=others, found="; ".join(others))
 
@@ -632,8 +635,10 @@ class Restorer:
         scope = self.loading(tenant)
         if scope or self.running(tenant):
             left_s = max(PATIENCE_S, tenant.start_timeout_s - tenants.age_s(tenant, scope))
+            # What was waited for its turn is no longer there to wait for its health.
+            left_s = min(left_s, max(PATIENCE_S, deadline - time.monotonic()))
             try:
-                tenants.wait_healthy(tenant, self.log(tenant), scope, min(left_s, tenant.start_timeout_s))
+                tenants.wait_healthy(tenant, self.log(tenant), scope, left_s)
                 return
             except tenants.TenantError:
                 if time.monotonic() >= deadline:
@@ -750,23 +755,25 @@ class Restorer:
         return True
 
     def standing(self) -> dict[str, tenants.Standing]:
-        """How each tenant stands that can be seen; one that is neither up nor down is left out."""
+        """How each tenant stands; one whose state is unknown is left out."""
         found = {}
         for tenant in self.ours:
             with contextlib.suppress(*TROUBLE):
-                found[tenant.name] = tenants.standing(tenant)
+                found[tenant.name] = self.again(lambda tenant=tenant: tenants.standing(tenant))  # type: ignore[misc]
         return found
 
     def note_lost(self, first: Mapping[str, tenants.Standing], last: Mapping[str, tenants.Standing]) -> None:
         """Note each tenant that died during the checks, perhaps after its own."""
-        for name, now in last.items():
-            before = first.get(name)
-            if before is None or not before.running:
+        for name, before in first.items():
+            now = last.get(name)
+            if not before.running:
                 continue
-            ended = before.process and not probes.alive(before.process)
-            if ended or not now.running or now.restarts != before.restarts:
-                what = "it was started again during" if now.running else "it does not run after"
-                self.note(f"{name} did not stay up: {what} the checks")
+            if now is None:
+                self.note(f"{name} is gone after the checks, or its state can't be read")
+            elif not now.running:
+                self.note(f"{name} did not stay up: it does not run after the checks")
+            elif now.restarts != before.restarts or (before.process and not probes.alive(before.process)):
+                self.note(f"{name} did not stay up: it was started again during the checks")
 
     def prove(self, began: float) -> list[checks.CheckResult]:
         """Run the checks, then remove the mark, which frees the host."""
@@ -780,10 +787,13 @@ class Restorer:
             # a restore starts a tenant is compared all the same.
             before = {name: {**facts, "pid": 0, "start_ticks": 0} for name, facts in before.items()}
         eyes = self.card or self.opening.error or None
-        first = self.first or self.standing()
+        # An attempt that has failed is not proved, and its bound has no time for more questions.
+        first = {} if self.failures else self.first or self.standing()
         results = checks.run(self.plan, snapshot=before, card=eyes)
-        standing = self.standing()
-        self.note_lost(first, standing)
+        standing = {}
+        if not self.failures and all(c.ok for c in results):
+            standing = self.standing()
+            self.note_lost(first, standing)
         broken = [f"check {c.id} {c.title}: expected {c.expected}, found {c.found}" for c in results if not c.ok]
         rows = [{"id": c.id, "title": c.title, "expected": c.expected, "found": c.found, "ok": c.ok} for c in results]
         self.journal.write("checks", ok=not broken, checks=rows)

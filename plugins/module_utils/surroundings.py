@@ -285,8 +285,9 @@ def fallen(before: Mapping[str, Any], stopped: Iterable[str], but: Iterable[str]
     mine = [name for name in before.get("dependents", {}) if _fell_with(before, name, stopped) and name not in but]
     known = units.show(_ask, mine)
     now = {name: known.get(name) or Unit({"Id": name}) for name in mine}
-    # A start waits for the end of a stop that is under way, and replaces one that waits for its turn.
-    return [unit for unit in now.values() if unit.leaving or not unit.active]
+    was = before.get("units") or {}
+    # A start waits for the end of a stop that is under way, replaces one that waits for its turn, and joins a start.
+    return [unit for name, unit in now.items() if not unit.active or _moves(unit, was.get(name, ""))]
 
 
 def start(unit: Unit, limit_s: float) -> None:

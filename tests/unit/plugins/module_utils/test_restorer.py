@@ -2097,13 +2097,16 @@ def test_after_a_boot_everybody_has_to_settle(world_of: WorldOf, plan_data: dict
     assert "settled" in world.named()
 
 
+@pytest.mark.parametrize("settle_s", [0.0, None])
 @pytest.mark.parametrize("turn_s", [20.0, 400.0, math.inf])
 def test_a_boot_unit_that_waits_for_its_turn_makes_no_second_voice(
-    world_of: WorldOf, plan_data: dict[str, Any], turn_s: float
+    world_of: WorldOf, plan_data: dict[str, Any], turn_s: float, settle_s: float | None
 ) -> None:
     """It would start one after the settle period, when the trial is closed and nobody looks any more."""
     from fakeworld import Beside
 
+    if settle_s is not None:
+        plan_data["settle_s"] = settle_s
     voice = next(tenant for tenant in plan_data["tenants"] if tenant["name"] == "chatterbox")
     voice["boot"] = "voice-boot.service"
     world = world_of(plan_data)
@@ -2167,6 +2170,66 @@ def boxed(plan_data: dict[str, Any]) -> dict[str, Any]:
     voice = next(tenant for tenant in plan_data["tenants"] if tenant["name"] == "chatterbox")
     voice |= {"kind": "container", "container": "voice", "start": "", "stop": ""}
     return plan_data
+
+
+@pytest.mark.parametrize("kind", [tenants.NotThere, tenants.TenantError, TimeoutError])
+def test_who_can_not_be_seen_after_the_checks_is_missed(
+    world: World, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    """A container that was removed meanwhile: there is nothing left that could be asked."""
+    measured(world)
+    run_checks, standing = checks.run, tenants.standing
+
+    def unseen(tenant: Any) -> tenants.Standing:
+        if tenant.name == "chatterbox":
+            raise kind("no such container")
+        return standing(tenant)
+
+    def fatal(*args: Any, **options: Any) -> list[checks.CheckResult]:
+        found = run_checks(*args, **options)
+        patch.setattr(tenants, "standing", unseen)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checks, "run", fatal)
+        assert "chatterbox is gone after the checks" in incomplete(world)
+    restore(world)
+    is_whole(world)
+
+
+def test_a_turn_that_was_waited_for_is_part_of_the_start_limit(world_of: WorldOf, plan_data: dict[str, Any]) -> None:
+    from fakeworld import Beside
+
+    voice = next(tenant for tenant in plan_data["tenants"] if tenant["name"] == "chatterbox")
+    voice["boot"] = "voice-boot.service"
+    world = world_of(plan_data)
+    measured(world)
+    world.reboot()
+    unit = world.beside["voice-boot.service"] = Beside(active=False, facts={"ActiveState": "inactive", "Job": "7"})
+    limit_s = world.plan.tenant("chatterbox").start_timeout_s
+
+    def turns() -> None:
+        unit.facts.update(ActiveState="active", Job="")
+        world.start("chatterbox", by="its boot unit")
+        world.services["chatterbox"].healthy_at = math.inf
+
+    world.at("tenant_in_flight chatterbox", lambda: world.clock.after(0.45 * limit_s, turns))
+    incomplete(world)
+    began, failed = (event(world, name)["t_s"] for name in ("tenant_starting", "tenant_failed"))
+    assert failed - began < 1.2 * limit_s
+
+
+def test_a_container_that_each_boot_creates_is_only_reported(world_of: WorldOf, plan_data: dict[str, Any]) -> None:
+    """``docker compose up`` and ``down`` in a unit do so: the trial has lost nothing."""
+    world = world_of(boxed(plan_data))
+    world.docker.add("voice", "com.example", "x", status="running", id="a" * 64)
+    measured(world)
+    world.reboot()
+    world.docker._containers.clear()
+    world.docker.add("voice", "com.example", "x", status="running", id="b" * 64)
+    restore(world)
+    assert world.state.mark() is None
+    assert "container voice is another one" in event(world, "gone")["found"]
 
 
 @pytest.mark.parametrize("when", ["in the window", "while it is restored"])
