@@ -352,7 +352,8 @@ CASES: tuple[Case, ...] = (
     Case("packets-dropped-briefly", "packets dropped", "verify", VERIFY, faults.packets_dropped_for(25),
          says=("cannot be reached; retrying",), ends="completed"),
     Case("packets-dropped-briefly", "packets dropped", "verdict", task("verdict : Bring the run here"),
-         faults.packets_dropped_for(25), says=("cannot be reached; retrying",), ends="completed"),
+         faults.packets_dropped_for(25), says=("cannot be reached; retrying",), ends="completed",
+         before=faults.slow_harvest),
     # ---- the machine ----
     Case("rebooted", "host restarted", "window", A1, faults.rebooted, says=("host was restarted",),
          by="boot|host|playbook", play=LONG_WINDOW, reboots=True, extra_s=RESTART_S, why="the restart"),

@@ -201,6 +201,14 @@ def packets_dropped_for(seconds: float) -> Fault:
     return fault
 
 
+def slow_harvest(drill: Drill) -> None:
+    """Before: packing a run takes so long that its harvest can be struck; a fast machine packs within the strike."""
+    place = "/usr/local/bin/tar"
+    text = '#!/bin/sh\ncase " $* " in *" --sparse "*) sleep 3 ;; esac\nexec /usr/bin/tar "$@"\n'
+    drill.sh(f"printf %s {shlex.quote(text)} >{place} && chmod 0755 {place}")
+    drill.at_end.append(lambda: drill.sh(f"rm -f {place}"))
+
+
 # ---- the host's machine ----
 
 
