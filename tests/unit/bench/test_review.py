@@ -211,6 +211,12 @@ def test_a_pair_a_question_and_of_what_decides_the_disagreements(run: Path, fold
     }
 
 
+def test_a_pair_has_the_replies_that_count(folders: ModuleType, tmp_path: Path) -> None:
+    """The baseline was asked twice as often; its further replies are no part of the comparison."""
+    found = {one.scene: one for one in pairs(read_run(folders.varied(tmp_path / ONE)))}
+    assert (found["scene-01"].baseline, found["scene-01"].candidate) == ("left large", "right large")
+
+
 def test_a_question_asked_again_is_one_pair_with_the_usual_reply(folders: ModuleType, tmp_path: Path) -> None:
     run = folders.rich(tmp_path / "run")
     (pair,) = pairs(read_run(run))
