@@ -119,17 +119,18 @@ def correctness(samples: Callable[[str], Sequence[Sample]], work: Workload) -> C
 
 
 def compared(
-    samples: Callable[[str], Sequence[Sample]], work: Workload
+    samples: Callable[[str], Sequence[Sample]], work: Workload, *, every: bool = False
 ) -> tuple[dict[str, list[Sample]], dict[str, list[Sample]]]:
     """The replies that count, of the baseline and of the candidate, by scene: those that both were asked.
 
-    The baseline's are those of A1, and of A2 as far as A1 lacks some.
+    The baseline's are those of A1, and of A2 as far as A1 lacks some; with `every` all of both, however many the
+    candidate has.
     """
     theirs, ours = by_question([*samples(work.a1), *samples(work.a2)]), by_question(samples(work.candidate))
     baseline, candidate = {}, {}
     for scene, replies in ours.items():
         if scene is not None and scene in theirs:
-            most = min(len(replies), len(theirs[scene]))
+            most = None if every else min(len(replies), len(theirs[scene]))
             baseline[scene], candidate[scene] = theirs[scene][:most], replies[:most]
     return baseline, candidate
 

@@ -43,15 +43,19 @@ class Pair:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def pairs(run: Run) -> list[Pair]:
-    """All pairs of a run, identical ones included; none where nothing was tried."""
+def pairs(run: Run, *, every: bool = False) -> list[Pair]:
+    """All pairs of a run, identical ones included; none where nothing was tried.
+
+    Args:
+        every: all replies of the baseline count, in the way in which keys were drawn at first.
+    """
     if run.rehearsal:
         return []
     found: list[Pair] = []
     for work in run.plan.shown:
         found += _pairs(work, by_question(run.samples(work.baseline)), by_question(run.samples(work.candidate)))
     work = run.plan.decider
-    baseline, candidate = compared(run.samples, work)
+    baseline, candidate = compared(run.samples, work, every=every)
     apart = {scene: replies for scene, replies in baseline.items() if not same_answer(replies, candidate[scene])}
     return found + [one for one in _pairs(work, apart, candidate) if not one.identical]
 
