@@ -121,8 +121,8 @@ class Server:
             found = json.loads(answer.body)
         except (ValueError, RecursionError) as error:
             raise CallError(Failure(BAD_REPLY, f"{path}: expected JSON, found {error}")) from error
-        # Some servers answer 200 to what they don't know.
-        fault = error_in(found, whole=True) if isinstance(found, dict) else None
+        # Some servers answer 200 to what they don't know, and others tell a success in a message.
+        fault = error_in(found, whole=False) if isinstance(found, dict) else None
         if fault is not None:
             raise CallError(error_event(replace(fault, detail=f"{path}: {fault.detail}")))
         return found

@@ -599,7 +599,7 @@ def error_in(document: Mapping[str, Any], *, whole: bool) -> Fault | None:
     named = any(isinstance(word := plain.get(name), str) and word.lower().endswith("error") for name in _NAMES_ERROR)
     named = named or any(error_text(plain.get(name)) for name in _IS_ERROR)
     told = any(error_text(plain.get(name)) for name in _SAYS_ERROR)
-    if named or (told and (whole or _code(document) or "detail" in plain)):
+    if named or (told and (whole or _code(document) or error_text(plain.get("detail")))):
         return _fault_of(document)
     return None
 

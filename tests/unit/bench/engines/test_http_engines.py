@@ -606,6 +606,8 @@ def test_an_openai_endpoint(scripted: Scripted) -> None:
     [
         (404, []), (405, []), (501, []), ({"data": None}, []), ([{"id": "m"}], ["m"]),
         ({"models": [{"name": "m"}]}, ["m"]), ({"data": ["m", {"id": None}, 3]}, ["m"]),
+        ({"object": "list", "data": [{"id": "m"}], "code": 0, "message": "success"}, ["m"]),
+        ({"data": [{"id": "m"}], "code": 200, "msg": "OK", "detail": None, "error": ""}, ["m"]),
     ],
     ids=str,
 )  # fmt: skip
@@ -627,12 +629,24 @@ def test_lists_of_models(scripted: Scripted, act: Any, names: list[str]) -> None
             "server_error",
             "/v1/models: Unexpected endpoint",
         ),
+        ({"detail": "Not Found"}, "server_error", "Not Found"),
+        ({"object": "error", "message": "no such page"}, "server_error", "no such page"),
+        ({"code": 503, "message": "is loading"}, "unavailable", "is loading"),
         ({"error": {"message": "no such key", "code": 401}}, "not_allowed", "no such key"),
         (b"HTTP/1.1 307 X\r\nLocation: http://127.0.0.1:9/x\r\n", "server_error", "redirects to http://127.0.0.1:9/x;"),
         (b"HTTP/1.1 429 X\r\nRetry-After: 30\r\n", "busy", "Retry-After: 30"),
         (b"HTTP/1.1 200 X\r\nContent-Encoding: br\r\n", "bad_reply", "compressed with br"),
     ],
-    ids=["error with 200", "status in an error with 200", "redirect", "when to come back", "compressed"],
+    ids=[
+        "error with 200",
+        "detail",
+        "object",
+        "code",
+        "status in an error with 200",
+        "redirect",
+        "when to come back",
+        "compressed",
+    ],
 )
 def test_a_small_answer_that_is_none(scripted: Scripted, act: Any, name: str, words: str) -> None:
     def says_so(handler: Handler) -> None:
