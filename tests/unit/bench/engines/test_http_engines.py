@@ -604,7 +604,7 @@ def test_an_openai_endpoint(scripted: Scripted) -> None:
 @pytest.mark.parametrize(
     ("act", "names"),
     [
-        (404, []), (405, []), (501, []), ({"data": None}, []), ([{"id": "m"}], ["m"]),
+        ({"data": None}, []), ([{"id": "m"}], ["m"]),
         ({"models": [{"name": "m"}]}, ["m"]), ({"data": ["m", {"id": None}, 3]}, ["m"]),
         ({"object": "list", "data": [{"id": "m"}], "code": 0, "message": "success"}, ["m"]),
         ({"data": [{"id": "m"}], "code": 200, "msg": "OK", "detail": None, "error": ""}, ["m"]),
@@ -612,12 +612,39 @@ def test_an_openai_endpoint(scripted: Scripted) -> None:
     ids=str,
 )  # fmt: skip
 def test_lists_of_models(scripted: Scripted, act: Any, names: list[str]) -> None:
-    """A server that has none answers all the same."""
     scripted.acts["/v1/models"] = act
     engine = OpenAICompatible(EndpointOptions(scripted.url))
     assert engine.healthy() is None
     assert engine.probe().facts["models"] == names
-    scripted.acts["/health"] = 404
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+@pytest.mark.parametrize(
+    ("body", "up"),
+    [
+        (b'{"detail": "Not Found"}', True),
+        (b'{"error": {"message": "no such path"}}\n', True),
+        (b"404 page not found\n", False),
+        (b"<html><body>nginx</body></html>", False),
+        (b'"no"', False),
+        (b"", False),
+    ],
+    ids=str,
+)
+def test_a_server_without_a_list_of_models(scripted: Scripted, status: int, body: bytes, up: bool) -> None:
+    """It is up where it says so in JSON; a proxy whose server is gone has a page or a word."""
+
+    def says_so(handler: Handler) -> None:
+        handler.reply(body, status=status)
+
+    scripted.acts |= {"/v1/models": says_so, "/health": says_so}
+    engine = OpenAICompatible(EndpointOptions(scripted.url))
+    failure, probe = engine.healthy(), engine.probe()
+    assert (failure is None, probe.usable) == (up, up)
+    if failure is None:
+        assert probe.facts["models"] == []
+    else:
+        assert failure.status == status
     assert LlamaServer(EndpointOptions(scripted.url)).healthy() is not None
 
 
