@@ -78,7 +78,7 @@ class OpenAICompatible:
         try:
             models = self._server.call("GET", "/v1/models", timeout_s=_HEALTH_S * 5)
         except CallError as error:
-            if error.failure.status not in self._missing:
+            if not self._lacks_page(error):
                 return Probe(False, self.label, error.failure, capabilities=self.capabilities)
         return Probe(True, self.label, capabilities=self.capabilities, facts={"models": _models(models)[:20]})
 
@@ -87,8 +87,12 @@ class OpenAICompatible:
         try:
             self._server.call("GET", self._page, timeout_s=_HEALTH_S)
         except CallError as error:
-            return None if error.failure.status in self._missing else error.failure
+            return None if self._lacks_page(error) else error.failure
         return None
+
+    def _lacks_page(self, error: CallError) -> bool:
+        # In JSON: a proxy whose server is gone has the same statuses, with a page or a word.
+        return error.in_json and error.failure.status in self._missing
 
     def start(self, request: Request) -> Generation:
         """Begin; the request is sent when the first event is requested.

@@ -99,19 +99,15 @@ def correctness(samples: Callable[[str], Sequence[Sample]], work: Workload) -> C
 
     Args:
         samples: gives those of a segment.
-        work: the workload that decides; its baseline is A1, and A2 as far as A1 lacks replies.
+        work: the workload that decides.
     """
-    candidate = by_question(samples(work.candidate))
-    baseline = by_question([*samples(work.a1), *samples(work.a2)])
-    both = [scene for scene in candidate if scene is not None and scene in baseline]
+    baseline, candidate = compared(samples, work)
+    both = list(candidate)
     if not both:
         return None
-    for scene in both:
-        most = min(len(candidate[scene]), len(baseline[scene]))
-        candidate[scene], baseline[scene] = candidate[scene][:most], baseline[scene][:most]
     answers = {scene: (answer_of(baseline[scene]), answer_of(candidate[scene])) for scene in both}
     rights = {scene: (_right(baseline[scene]), _right(candidate[scene])) for scene in both}
-    agree = [scene for scene in both if answers[scene][0] == answers[scene][1] is not None]
+    agree = [scene for scene in both if same_answer(baseline[scene], candidate[scene])]
     disagreements = [
         Disagreement(scene, *answers[scene], candidate[scene][0].expected, *rights[scene])
         for scene in both
@@ -120,6 +116,28 @@ def correctness(samples: Callable[[str], Sequence[Sample]], work: Workload) -> C
     known = [scene for scene in both if None not in rights[scene]]
     labeled = _labeled(known, rights, {scene: candidate[scene][0].group for scene in known}) if known else None
     return Correctness(len(both), len(agree), disagreements, labeled, _text(len(both), len(agree), labeled))
+
+
+def compared(
+    samples: Callable[[str], Sequence[Sample]], work: Workload, *, every: bool = False
+) -> tuple[dict[str, list[Sample]], dict[str, list[Sample]]]:
+    """The replies that count, of the baseline and of the candidate, by scene: those that both were asked.
+
+    The baseline's are those of A1, and of A2 as far as A1 lacks some; with `every` all of both, however many the
+    candidate has.
+    """
+    theirs, ours = by_question([*samples(work.a1), *samples(work.a2)]), by_question(samples(work.candidate))
+    baseline, candidate = {}, {}
+    for scene, replies in ours.items():
+        if scene is not None and scene in theirs:
+            most = None if every else min(len(replies), len(theirs[scene]))
+            baseline[scene], candidate[scene] = theirs[scene][:most], replies[:most]
+    return baseline, candidate
+
+
+def same_answer(baseline: Sequence[Sample], candidate: Sequence[Sample]) -> bool:
+    """Whether both models answer a scene alike; replies that keep no contract are no answer."""
+    return answer_of(baseline) == answer_of(candidate) is not None
 
 
 def answer_of(samples: Sequence[Sample]) -> tuple[str, ...] | None:

@@ -166,14 +166,19 @@ def accepts(contract: Contract) -> str:
         told = ", then ".join(f"one of {', '.join(words)}" for words in contract.words)
         told += f", between them {contract.separator!r}" if len(contract.words) > 1 else ""
     elif isinstance(contract, Fits):
-        told = f"JSON that fits {json.dumps(contract.schema)}"
+        told = f"JSON that fits {_shown(contract.schema)}"
     elif isinstance(contract, Matches):
         told = f"all of it like {contract.pattern.pattern}"
     elif isinstance(contract, Calls):
-        told = f"arguments of {contract.name}" + (f" that fit {json.dumps(contract.schema)}" if contract.schema else "")
+        told = f"arguments of {contract.name}" + (f" that fit {_shown(contract.schema)}" if contract.schema else "")
     else:
         told = f"what {contract.name} reads"
     return told if len(told) <= _MOST_TOLD else f"{told[: _MOST_TOLD - 3]}..."
+
+
+def _shown(schema: object) -> str:
+    # YAML has dates, JSON does not.
+    return json.dumps(schema, default=str)
 
 
 def _text(label: object, contract: Contract, where: str) -> str:

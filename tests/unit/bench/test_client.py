@@ -237,6 +237,23 @@ def test_what_follows_a_reply_is_not_the_next_one(
     assert server.connections == 2
 
 
+HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n"
+
+
+@pytest.mark.parametrize("interim", [b"HTTP/1.1 100 Continue\r\n\r\n", HINTS, HINTS * 2], ids=["100", "103", "twice"])
+@pytest.mark.parametrize("late", [b"", b"HTTP/1.1 408 X\r\nContent-Length: 0\r\n\r\n"], ids=["", "more than a reply"])
+def test_an_interim_answer_before_a_reply_is_no_part_of_it(
+    server: Any, nav: Workload, acts: Any, interim: bytes, late: bytes
+) -> None:
+    server.script = [interim + acts.chat() + late, acts.chat()]
+    client = ChatClient(server.url)
+    body = client.encode(nav, cache_prompt=False)
+    replies = [client.send(body, timeout_s=10, connect_timeout_s=5) for _ in range(3)]
+    client.close()
+    assert [reply.error_class for reply in replies] == [None] * 3
+    assert server.connections == (2 if late else 1)
+
+
 def test_connections_are_kept_and_a_closed_one_costs_no_sample(server: Any, nav: Workload, acts: Any) -> None:
     # As llama-server does after 100 requests, here after 2: it announces nothing and closes.
     server.script = [acts.chat(), acts.closes_after(acts.chat()), acts.chat()]

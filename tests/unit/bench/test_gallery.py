@@ -148,3 +148,11 @@ def test_of_hundreds_of_disagreements_the_first_are_shown(
 def test_one_question_has_no_gallery(folders: ModuleType, tmp_path: Path) -> None:
     run = read_run(folders.completed(tmp_path / "run"))
     assert gallery(run, summarize_run(run)) is None
+
+
+@pytest.mark.usefixtures("without")
+def test_cards_show_the_replies_that_count(folders: ModuleType, tmp_path: Path) -> None:
+    """The baseline was asked twice as often; its further replies are no part of the comparison."""
+    card = next(one for one in built(folders.varied(tmp_path / "run")).cards if one.scene == "scene-01")
+    assert (card.baseline.text, card.baseline.right) == ("left large", True)
+    assert (card.candidate.text, card.candidate.right) == ("right large", False)

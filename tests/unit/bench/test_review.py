@@ -21,8 +21,8 @@ from trialbench.cli import main
 from trialbench.errors import UsageError
 from trialbench.report.decide import decide_folder
 from trialbench.report.review.judgments import review
-from trialbench.report.review.key import NAME, Key, draw, earlier, read
-from trialbench.report.review.page import link, write_review
+from trialbench.report.review.key import NAME, Key, draw, earlier, keep, read
+from trialbench.report.review.page import write_review
 from trialbench.report.review.pairs import NO_REPLY, pairs
 from trialbench.report.run import read_run
 from trialbench.verdict import Facts, Gate, Review, Rules, decide, reviewed
@@ -211,11 +211,16 @@ def test_a_pair_a_question_and_of_what_decides_the_disagreements(run: Path, fold
     }
 
 
+def test_a_pair_has_the_replies_that_count(folders: ModuleType, tmp_path: Path) -> None:
+    """The baseline was asked twice as often; its further replies are no part of the comparison."""
+    found = {one.scene: one for one in pairs(read_run(folders.varied(tmp_path / ONE)))}
+    assert (found["scene-01"].baseline, found["scene-01"].candidate) == ("left large", "right large")
+
+
 def test_a_question_asked_again_is_one_pair_with_the_usual_reply(folders: ModuleType, tmp_path: Path) -> None:
     run = folders.rich(tmp_path / "run")
     (pair,) = pairs(read_run(run))
     assert (pair.workload, pair.scene, pair.baseline) == ("describe", None, "A large white ball is on the left.")
-    assert link(read_run(run)) == "review.html"
     assert write_review(run) is not None
     page = (run / "review.html").read_text(encoding="utf-8")
     assert "0 of 1 pair judged" in page
@@ -238,7 +243,6 @@ def test_without_two_different_replies_there_is_nothing_to_review(
     if kind == "finished":
         candidate, baseline = (run / "samples" / f"describe-{side}.jsonl" for side in ("candidate", "baseline"))
         candidate.write_text(baseline.read_text())
-    assert link(read_run(run)) == ""
     assert main(["report", str(run)]) == 0
     assert capsys.readouterr().out == f"{run / 'report.html'}\n"
     assert not (run / NAME).exists()
@@ -277,6 +281,25 @@ def test_the_key_stays_while_the_replies_do(run: Path, capsys: pytest.CaptureFix
     assert main(["report", str(run)]) == 0
     assert (run / NAME).read_text() != key
     assert (run / earlier(json.loads(key)["review"])).read_text() == key
+
+
+def test_a_key_of_all_replies_stays(folders: ModuleType, tmp_path: Path) -> None:
+    """Keys were drawn so at first: then nothing differs in `scene-01`."""
+    run = folders.varied(tmp_path / ONE)
+    keep(read_run(run), [one for one in pairs(read_run(run)) if one.scene != "scene-01"])
+    key = (run / NAME).read_text()
+    assert write_review(run) is not None
+    assert (run / NAME).read_text() == key
+    assert (run / "review.html").read_text(encoding="utf-8").count('<section class="pair"') == len(
+        read(run / NAME).pairs
+    )
+    path = saved(run, answers(read(run / NAME), lambda at, work: "same"))
+    assert decide_folder(run, judgments=[path])["facts"]["review"]["id"] == read(run / NAME).review
+    # One of other replies is replaced by a key of those that count.
+    samples = run / "samples" / "nav-candidate.jsonl"
+    samples.write_text(samples.read_text().replace('"left large"', '"left huge"'))
+    write_review(run)
+    assert "scene-01" in {one.scene for one in read(run / NAME).pairs}
 
 
 def test_a_report_elsewhere_leaves_the_folder_alone(run: Path, tmp_path: Path) -> None:

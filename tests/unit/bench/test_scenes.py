@@ -169,6 +169,8 @@ def test_a_right_answer_is_read_as_a_reply_is(
         ("left", None, "expected no right answer without a contract"),
         (True, Words((("yes", "no"),)), "found 'True', a truth value as YAML reads it: quote the word"),
         ({"day": datetime.date(2026, 1, 2)}, Fits({"type": "object"}), "expected a value that JSON can hold"),
+        ("no", Fits({"const": datetime.date(2026, 1, 2)}), 'JSON that fits {"const": "2026-01-02"}'),
+        ({}, Calls("book", {"enum": [datetime.date(2026, 1, 2)]}), 'book that fit {"enum": \\["2026-01-02"\\]}'),
     ],
 )
 def test_an_answer_that_no_reply_can_give_is_refused(label: object, contract: Contract | None, words: str) -> None:

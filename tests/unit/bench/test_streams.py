@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from chats import GOOD, HEAD, LARGE, LEFT, ROLE, STOP, TAIL, USAGE, Chunk, chunk, data
-from trialbench.engines.llama.messages import StreamedReply, read_document
+from trialbench.engines.llama.messages import QUIET_S, REST_S, StreamedReply, read_document
 from trialbench.engines.openai import EndpointOptions, OpenAICompatible
 from trialbench.measure.client import ChatClient
 from trialbench.measure.engine_client import EngineClient
@@ -329,6 +330,53 @@ def test_text_behind_a_finish_reason_belongs_to_the_reply(server: Any, ask: Call
     assert (sample.error_class, sample.content) == (None, "left large")
     assert sample.latency_ms is not None
     assert sample.latency_ms > 800
+
+
+def other(content: Any = None, finish: Any = None, index: int | None = 1, **delta: Any) -> Chunk:
+    """A chunk of another choice than 0, or of one that names none."""
+    found = {"delta": {"content": content, **delta}, "finish_reason": finish}
+    return {"choices": [found if index is None else {"index": index, **found}]}
+
+
+CALL = {"tool_calls": [{"index": 0, "function": {"name": "go", "arguments": ""}}]}
+MORE = {"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]}
+# The kind, chunks that come a second apart, how long the rest is waited for, and what the reply is after [DONE].
+RESTS: list[tuple[str, list[Chunk], float, Any]] = [
+    ("a choice 1 that has ended", [other("left"), other(finish="stop")], 1 + QUIET_S, "left"),
+    ("nothing more of it", [other("left", "stop"), other(""), other(None)], 2 + QUIET_S, "left"),
+    ("one of two has ended", [other("left", "stop"), other("right", index=2)], math.inf, "left"),
+    ("a finish reason in every chunk", [other("le", "stop"), other("ft", "stop")], math.inf, "left"),
+    ("then without a text", [other("le", "stop"), other("ft", "stop"), other("", "stop")], math.inf, "left"),
+    ("a message in every chunk", [
+        {"choices": [{"index": 1, "message": {"content": text}, "finish_reason": "stop"}]} for text in ("le", "left")
+    ], math.inf, "left"),
+    ("a thought in every chunk", [other(None, "stop", reasoning_content="hm")] * 2, math.inf, None),
+    ("a call in every chunk", [other(None, "stop", **CALL), other(None, "stop", **MORE)], math.inf, ("go", "{}")),
+    ("a text that is none", [other("left", "stop"), other(7, "stop")], 1 + QUIET_S, "a text or a list of parts"),
+    ("a choice without an index behind it", [other("right", "stop"), other("left", index=None)], math.inf, "left"),
+    ("choice 0 behind it", [other("right", "stop"), other("left", index=0)], math.inf, "left"),
+    ("a choice 0 that has ended", [other("right", "stop"), chunk("left", "stop")], 1 + REST_S, "left"),
+    ("a call of choice 0 in every chunk", [
+        other(None, "stop", 0, **CALL), other(None, "stop", 0, **MORE)
+    ], math.inf, ("go", "{}")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "chunks", "until_s", "reply"), RESTS, ids=ids(RESTS))
+def test_how_long_the_rest_of_a_choice_is_waited_for(
+    kind: str, chunks: list[Chunk], until_s: float, reply: Any
+) -> None:
+    reading = StreamedReply()
+    for at, one in enumerate(chunks):
+        reading.feed(data(one), float(at))
+    assert reading.until_s == until_s, kind
+    reading.feed(data("[DONE]"), 9.0)
+    reading.end()
+    message = reading.message
+    if message.fault is not None:
+        assert reply in message.fault.detail
+    else:
+        assert reply == (message.tool_calls[0] if message.tool_calls else message.content)
 
 
 LONG = 60.0

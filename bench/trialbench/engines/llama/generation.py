@@ -43,7 +43,7 @@ from trialbench.engines.failures import (
     Failure,
     FailureClass,
 )
-from trialbench.engines.llama.messages import Piece, Read, StreamedReply, compressed, error_in, explain
+from trialbench.engines.llama.messages import Piece, Read, StreamedReply, compressed, error_in, explain, whole
 from trialbench.engines.llama.wire import CONNECT_S, Answer, Connection, Response, WireError, chunks, fetch
 from trialbench.engines.message import Fault, FaultKind
 from trialbench.engines.process import timeout
@@ -114,26 +114,27 @@ class Server:
                 raise CallError(Failure(BAD_REPLY, f"{path}: expected JSON, found too much")) from error
             raise CallError(Failure(CONNECTION, f"{path}: {error}")) from error
         if answer.status != 200:
-            raise CallError(refused(answer))
+            raise CallError(refused(answer), in_json=whole(bytes(answer.body)))
         if (packed := compressed(answer.headers, bytes(answer.body))) is not None:
             raise CallError(Failure(BAD_REPLY, f"{path}: {packed}"))
         try:
             found = json.loads(answer.body)
         except (ValueError, RecursionError) as error:
             raise CallError(Failure(BAD_REPLY, f"{path}: expected JSON, found {error}")) from error
-        # Some servers answer 200 to what they don't know.
-        fault = error_in(found, whole=True) if isinstance(found, dict) else None
+        # Some servers answer 200 to what they don't know, and others tell a success in a message.
+        fault = error_in(found, whole=False) if isinstance(found, dict) else None
         if fault is not None:
             raise CallError(error_event(replace(fault, detail=f"{path}: {fault.detail}")))
         return found
 
 
 class CallError(Exception):
-    """A small request failed; `failure` says why."""
+    """A small request failed; `failure` says why, and `in_json` whether the server refused it in JSON."""
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: Failure, *, in_json: bool = False) -> None:
         super().__init__(failure.detail)
         self.failure = failure
+        self.in_json = in_json
 
 
 class HttpGeneration:

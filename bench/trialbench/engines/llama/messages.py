@@ -7,6 +7,7 @@ own client read it: unknown events and fields are skipped, and an error that the
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import re
@@ -147,21 +148,22 @@ class StreamedReply:
         # When a whole document had come outside of any event; what came then, and how often that was looked at.
         self._answered_s: float | None = None
         self._outside, self._tries = "", 0
-        # Choices other than 0, and when they came, as long as 0 has not come; whether each of them goes on, and when
-        # the last of them came where none does.
+        # Choices other than 0, and when they came, as long as 0 has not come; whether each of them goes on, whether one
+        # did so behind a finish reason, and when the last of them came where none goes on.
         self._others: list[tuple[float, str, dict[str, Any]]] = []
         self._goes_on: dict[int, bool] = {}
+        self._others_went_on = False
         self._others_s: float | None = None
 
     @property
     def until_s(self) -> float:
         """How long the rest is waited for, as CLOCK_MONOTONIC seconds: without limit while the reply is not whole.
 
-        Nor where text followed a finish reason: some servers put one into every chunk. Where all choices that came have
-        ended and 0 is not among them, it may still begin.
+        Nor where a text or a call followed a finish reason: some servers put one into every chunk. Where all choices
+        that came have ended and 0 is not among them, it may still begin.
         """
         whole_s = self._answered_s if self.whole_s is None or self._went_on else self.whole_s
-        if whole_s is None and self._others_s is not None:
+        if whole_s is None and self._others_s is not None and self.first_s is None:
             return self._others_s + QUIET_S
         return float("inf") if whole_s is None else whole_s + REST_S
 
@@ -199,10 +201,7 @@ class StreamedReply:
         """Add to one of the texts; returns what is certain of it: half of a surrogate pair waits for the rest."""
         if not text:
             return ""
-        if self.first_s is None:
-            self.first_s = self._at_s
-        if self.whole_s is not None:
-            self.whole_s, self._went_on = self._at_s, True
+        self._goes()
         if name in self._half:
             text = self._half[name] + text
             self._half[name] = text[-1] if "\ud800" <= text[-1] <= "\udbff" else ""
@@ -226,8 +225,13 @@ class StreamedReply:
         """The model calls functions, or goes on with a call."""
         self._calls.add(pieces)
         self.message.tool_calls = self._calls.whole
+        self._goes()
+
+    def _goes(self) -> None:
         if self.first_s is None:
             self.first_s = self._at_s
+        if self.whole_s is not None:
+            self.whole_s, self._went_on = self._at_s, True
 
     def leaves(self, choice: dict[str, Any], place: str) -> bool:
         """Whether `choice` is not the one that is read. With several of them, the reply is the one of index 0.
@@ -239,8 +243,10 @@ class StreamedReply:
             return False
         if self.choice is None and index != 0:
             self._others.append((self._at_s, place, choice))
-            self._goes_on[index] = self._goes_on.get(index, True) and not choice.get("finish_reason")
-            self._others_s = None if any(self._goes_on.values()) else self._at_s
+            goes_on = self._goes_on.get(index, True)
+            self._others_went_on = self._others_went_on or (not goes_on and _brings(choice))
+            self._goes_on[index] = goes_on and not choice.get("finish_reason")
+            self._others_s = None if self._others_went_on or any(self._goes_on.values()) else self._at_s
             return True
         if self.choice is None:
             self.choice, self._others_s = 0, None
@@ -576,6 +582,14 @@ class _Texts:
                 self.calls.append(_CallPiece(one.get("index"), text(function.get("name")) or "", arguments))
 
 
+def _brings(choice: Mapping[str, Any]) -> bool:
+    """Whether a chunk has a text of its choice, or a call; what cannot be read is told where that choice is read."""
+    found, said = _Texts(), choice.get("delta") or choice.get("message")
+    with contextlib.suppress(_ShapeError, *_SHAPE_ERRORS):
+        found.read(said if isinstance(said, Mapping) else {})
+    return found.any
+
+
 def error_in(document: Mapping[str, Any], *, whole: bool) -> Fault | None:
     """The error that `document` reports in place of a reply, or beside one; None if it reports none.
 
@@ -599,7 +613,7 @@ def error_in(document: Mapping[str, Any], *, whole: bool) -> Fault | None:
     named = any(isinstance(word := plain.get(name), str) and word.lower().endswith("error") for name in _NAMES_ERROR)
     named = named or any(error_text(plain.get(name)) for name in _IS_ERROR)
     told = any(error_text(plain.get(name)) for name in _SAYS_ERROR)
-    if named or (told and (whole or _code(document) or "detail" in plain)):
+    if named or (told and (whole or _code(document) or error_text(plain.get("detail")))):
         return _fault_of(document)
     return None
 

@@ -39,6 +39,8 @@ _GATHER_BYTES = 1 << 18
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*\r\n", re.IGNORECASE)
 # A document without a length may be complete after any of its pieces; this is how often we try.
 _MAX_TRIES, _TAIL_BYTES = 16, 200
+# The head of an interim answer, such as 103: that of the reply follows it.
+_INTERIM = re.compile(rb"HTTP/1\.\d 1\d\d\b")
 _LAST_CHUNK = b"\r\n0\r\n\r\n"
 # We close idle connections before the server does (llama-server: after 5 s), so no request meets a closing connection.
 _KEEPALIVE_EXPIRY_S = 3.0
@@ -151,7 +153,8 @@ class _Stream(httpcore.NetworkStream):
         if self._head is None:
             return
         self._head += piece
-        at = self._head.find(b"\r\n\r\n") + 4
+        while (at := self._head.find(b"\r\n\r\n") + 4) >= 4 and _INTERIM.match(self._head):
+            self._head, self._size = self._head[at:], self._size - at
         if at >= 4:
             length = _LENGTH.search(self._head, 0, at - 2)
             self._ends_at = at + int(length[1]) if length is not None else 0

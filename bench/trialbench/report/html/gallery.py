@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trialbench.measure.sample import Sample
-from trialbench.measure.summary import by_question
-from trialbench.report.correctness import Disagreement, answer_of
+from trialbench.report.correctness import Disagreement, answer_of, compared
 from trialbench.report.html.thumbnail import NEEDED, Thumbnail, available, thumbnail
 from trialbench.report.run import Run
 from trialbench.report.summary import Summary
@@ -56,9 +55,7 @@ def gallery(run: Run, summary: Summary) -> Gallery | None:
     found = summary.correctness
     if found is None or not found.disagreements:
         return None
-    work = run.plan.decider
-    candidate = by_question(run.samples(work.candidate))
-    baseline = by_question([*run.samples(work.a1), *run.samples(work.a2)])
+    baseline, candidate = compared(run.samples, run.plan.decider)
     shown = found.disagreements[:MOST]
     pictures = available()
     cards = [

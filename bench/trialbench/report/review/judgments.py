@@ -12,8 +12,7 @@ from typing import Any
 from trialbench import schemas, stats
 from trialbench.errors import UsageError
 from trialbench.report.plan import Side
-from trialbench.report.review.key import NAME, Answer, Key, Turn, earlier, read
-from trialbench.report.review.pairs import pairs
+from trialbench.report.review.key import NAME, Answer, Key, Turn, earlier, listed, read
 from trialbench.report.run import Run
 from trialbench.verdict import Review, Reviewed, reviewed
 
@@ -61,7 +60,7 @@ def _key(run: Run) -> Key:
             " key. Judgments of another page cannot be read without the key of that page"
         )
     key = read(place)
-    if not key.of(pairs(run)):
+    if not key.of(listed(run)):
         raise UsageError(
             f"{place}: expected the key of this run's replies, found that of others: they changed after the page was"
             " made. `trialbench report DIR` writes a new page; judge that one"

@@ -13,7 +13,7 @@ from trialbench import schemas
 from trialbench.files import locked, write_json
 from trialbench.measure.sample import wall_clock
 from trialbench.report.plan import Side
-from trialbench.report.review.pairs import Pair
+from trialbench.report.review.pairs import Pair, pairs
 from trialbench.report.run import Run
 
 NAME = "review-key.json"
@@ -71,6 +71,18 @@ class Key:
     def turn(self, name: str) -> Turn | None:
         """The pair that the page calls `name`."""
         return next((one for one in self.pairs if one.id == name), None)
+
+
+def listed(run: Run) -> list[Pair]:
+    """The pairs of a run; where the key in its folder was drawn as it was at first, those of that key.
+
+    Raises:
+        UsageError: there is a file of the key's name that is not a key.
+    """
+    found, place = pairs(run), run.path / NAME
+    if place.exists() and not (key := read(place)).of(found) and key.of(first := pairs(run, every=True)):
+        return first
+    return found
 
 
 def draw(run: Run, found: Sequence[Pair], seed: int) -> Key:

@@ -15,8 +15,8 @@ from trialbench.files import read_json, write_atomic
 from trialbench.report.html import thumbnail
 from trialbench.report.html.described import IMAGES, MAX_IMAGE_BYTES, asks_picture, command_path, question
 from trialbench.report.plan import Workload
-from trialbench.report.review.key import Key, keep
-from trialbench.report.review.pairs import Pair, pairs
+from trialbench.report.review.key import Key, keep, listed
+from trialbench.report.review.pairs import Pair
 from trialbench.report.run import Run, read_run
 from trialbench.show.html import render
 
@@ -59,11 +59,6 @@ class Page:
     command: str
 
 
-def link(run: Run) -> str:
-    """Where the report finds the review page of a run, relative to its folder; empty where nothing can be reviewed."""
-    return NAME if any(not one.identical for one in pairs(run)) else ""
-
-
 def write_review(path: Path) -> Path | None:
     """Write the page of the run in `path`, and its key if there is none; returns the page's path.
 
@@ -74,7 +69,7 @@ def write_review(path: Path) -> Path | None:
         OSError: not writable.
     """
     run = read_run(path)
-    found = pairs(run)
+    found = listed(run)
     if all(one.identical for one in found):
         return None
     # The key first: judgments on a page without one would be worth nothing.

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from trialbench.measure.sample import Sample
 from trialbench.measure.summary import by_question
-from trialbench.report.correctness import correctness
+from trialbench.report.correctness import compared, same_answer
 from trialbench.report.plan import Workload
 from trialbench.report.run import Run
 
@@ -42,23 +43,27 @@ class Pair:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def pairs(run: Run) -> list[Pair]:
-    """All pairs of a run, identical ones included; none where nothing was tried."""
+def pairs(run: Run, *, every: bool = False) -> list[Pair]:
+    """All pairs of a run, identical ones included; none where nothing was tried.
+
+    Args:
+        every: all replies of the baseline count, in the way in which keys were drawn at first.
+    """
     if run.rehearsal:
         return []
     found: list[Pair] = []
     for work in run.plan.shown:
-        found += _pairs(work, run.samples(work.baseline), run.samples(work.candidate))
+        found += _pairs(work, by_question(run.samples(work.baseline)), by_question(run.samples(work.candidate)))
     work = run.plan.decider
-    answers = correctness(run.samples, work)
-    apart = {one.scene for one in answers.disagreements} if answers else set()
-    different = _pairs(work, [*run.samples(work.a1), *run.samples(work.a2)], run.samples(work.candidate))
-    return found + [one for one in different if one.scene in apart and not one.identical]
+    baseline, candidate = compared(run.samples, work, every=every)
+    apart = {scene: replies for scene, replies in baseline.items() if not same_answer(replies, candidate[scene])}
+    return found + [one for one in _pairs(work, apart, candidate) if not one.identical]
 
 
-def _pairs(work: Workload, baseline: Sequence[Sample], candidate: Sequence[Sample]) -> list[Pair]:
-    asked, other = by_question(baseline), by_question(candidate)
-    both = [(scene, _reply(asked[scene]), _reply(other[scene])) for scene in asked if scene in other]
+def _pairs(
+    work: Workload, baseline: Mapping[Any, Sequence[Sample]], candidate: Mapping[Any, Sequence[Sample]]
+) -> list[Pair]:
+    both = [(scene, _reply(baseline[scene]), _reply(candidate[scene])) for scene in baseline if scene in candidate]
     return [Pair(work.name, scene, left or NO_REPLY, right or NO_REPLY) for scene, left, right in both if left or right]
 
 

@@ -604,18 +604,47 @@ def test_an_openai_endpoint(scripted: Scripted) -> None:
 @pytest.mark.parametrize(
     ("act", "names"),
     [
-        (404, []), (405, []), (501, []), ({"data": None}, []), ([{"id": "m"}], ["m"]),
+        ({"data": None}, []), ([{"id": "m"}], ["m"]),
         ({"models": [{"name": "m"}]}, ["m"]), ({"data": ["m", {"id": None}, 3]}, ["m"]),
+        ({"object": "list", "data": [{"id": "m"}], "code": 0, "message": "success"}, ["m"]),
+        ({"data": [{"id": "m"}], "code": 200, "msg": "OK", "detail": None, "error": ""}, ["m"]),
     ],
     ids=str,
 )  # fmt: skip
 def test_lists_of_models(scripted: Scripted, act: Any, names: list[str]) -> None:
-    """A server that has none answers all the same."""
     scripted.acts["/v1/models"] = act
     engine = OpenAICompatible(EndpointOptions(scripted.url))
     assert engine.healthy() is None
     assert engine.probe().facts["models"] == names
-    scripted.acts["/health"] = 404
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+@pytest.mark.parametrize(
+    ("body", "up"),
+    [
+        (b'{"detail": "Not Found"}', True),
+        (b'{"error": {"message": "no such path"}}\n', True),
+        (b"404 page not found\n", False),
+        (b"<html><body>nginx</body></html>", False),
+        (b'"no"', False),
+        (b"", False),
+    ],
+    ids=str,
+)
+def test_a_server_without_a_list_of_models(scripted: Scripted, status: int, body: bytes, up: bool) -> None:
+    """It is up where it says so in JSON; a proxy whose server is gone has a page or a word."""
+
+    def says_so(handler: Handler) -> None:
+        handler.reply(body, status=status)
+
+    scripted.acts |= {"/v1/models": says_so, "/health": says_so}
+    engine = OpenAICompatible(EndpointOptions(scripted.url))
+    failure, probe = engine.healthy(), engine.probe()
+    assert (failure is None, probe.usable) == (up, up)
+    if failure is None:
+        assert probe.facts["models"] == []
+    else:
+        assert failure.status == status
     assert LlamaServer(EndpointOptions(scripted.url)).healthy() is not None
 
 
@@ -627,12 +656,24 @@ def test_lists_of_models(scripted: Scripted, act: Any, names: list[str]) -> None
             "server_error",
             "/v1/models: Unexpected endpoint",
         ),
+        ({"detail": "Not Found"}, "server_error", "Not Found"),
+        ({"object": "error", "message": "no such page"}, "server_error", "no such page"),
+        ({"code": 503, "message": "is loading"}, "unavailable", "is loading"),
         ({"error": {"message": "no such key", "code": 401}}, "not_allowed", "no such key"),
         (b"HTTP/1.1 307 X\r\nLocation: http://127.0.0.1:9/x\r\n", "server_error", "redirects to http://127.0.0.1:9/x;"),
         (b"HTTP/1.1 429 X\r\nRetry-After: 30\r\n", "busy", "Retry-After: 30"),
         (b"HTTP/1.1 200 X\r\nContent-Encoding: br\r\n", "bad_reply", "compressed with br"),
     ],
-    ids=["error with 200", "status in an error with 200", "redirect", "when to come back", "compressed"],
+    ids=[
+        "error with 200",
+        "detail",
+        "object",
+        "code",
+        "status in an error with 200",
+        "redirect",
+        "when to come back",
+        "compressed",
+    ],
 )
 def test_a_small_answer_that_is_none(scripted: Scripted, act: Any, name: str, words: str) -> None:
     def says_so(handler: Handler) -> None:
