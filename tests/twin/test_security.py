@@ -507,8 +507,9 @@ def test_nothing_that_was_answered_was_executed_or_became_a_path(host, attacked)
     assert list(Path("/tmp").glob(f"{SIGN}*")) == []
     assert host.run(f"find / -xdev -name '{SIGN}*' 2>/dev/null || true") == ""
     harvested = list(attacked["folder"].rglob("*"))
-    # The report is the controller's own: in it, too, the replies are text (tests/browser).
-    pages = [path for path in harvested if path.suffix in (".html", ".htm") and path.name != "report.html"]
+    # These two are the controller's own: in them, too, the replies are text (tests/browser).
+    own = ("report.html", "review.html")
+    pages = [path for path in harvested if path.suffix in (".html", ".htm") and path.name not in own]
     assert [path for path in harvested if path.is_symlink()] + pages == []
     assert all(path.resolve().is_relative_to(attacked["folder"]) for path in harvested)
 
