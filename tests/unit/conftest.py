@@ -34,8 +34,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "profiled: tries more in the long profile, as property tests do")
 
 
-def pytest_sessionfinish() -> None:
+def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write what `coverage` measured here before the controlling process ends this one, which it does after 10 s."""
+    if not hasattr(session.config, "workerinput"):
+        return  # the controlling one, which runs no test and so has measured nothing
     measuring = sys.modules.get("coverage")
     current = measuring.Coverage.current() if measuring else None
     if current is not None:
