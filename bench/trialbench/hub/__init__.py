@@ -8,6 +8,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 import hashlib
+import json
 import logging
 import os
 import re
@@ -97,8 +98,30 @@ def _client() -> httpx.Client:
     from trialbench.hub.bounds import bound
     from trialbench.hub.route import Route
 
-    hooks: dict[str, list[Callable[..., Any]]] = {"request": [hf_request_event_hook], "response": [bound]}
+    hooks: dict[str, list[Callable[..., Any]]] = {
+        "request": [hf_request_event_hook],
+        "response": [bound, _check_answer],
+    }
     return httpx.Client(transport=Route(), follow_redirects=True, event_hooks=hooks, trust_env=False)
+
+
+def _check_answer(response: httpx.Response) -> None:
+    """A hook for httpx: raises ServerError, with the server's words, for an error that is sent as HTTP 200.
+
+    Mirrors and gateways do so. The library would only miss the fields of a listing.
+    """
+    from trialbench.hub.bounds import LIMIT
+
+    if response.status_code != 200 or LIMIT in response.request.extensions:
+        return
+    try:
+        answer = json.loads(response.read())
+    except (ValueError, RecursionError):
+        return  # the library says what it can't read
+    error = answer.get("error") if isinstance(answer, dict) and "sha" not in answer else None
+    if error:
+        words = error.get("message", error) if isinstance(error, dict) else error
+        raise ServerError(f"{response.request.url.host} answers HTTP 200 with an error: {redact(str(words))!a:.200}")
 
 
 def endpoint() -> str | None:

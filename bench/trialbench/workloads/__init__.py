@@ -7,10 +7,11 @@ measured. All samples of a segment send the same bytes; where the workload has s
 from __future__ import annotations
 
 import base64
+import datetime
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,13 @@ def load_workload(
     if not _finite(document.get("request")):
         # It is sent as it stands, whatever its keys are.
         raise UsageError(f"{path}: request: expected finite numbers, found NaN or one that is infinite")
+    for place, odd in _no_text(document.get("contract"), ("contract",)):
+        # A reply is JSON, so no value of it would ever stand under such a key.
+        read = odd.isoformat() if isinstance(odd, datetime.date) else json.dumps(odd)
+        raise UsageError(
+            f"{path}{line_of(place)}: {'.'.join(map(str, place))}: expected keys that are text, as in JSON, "
+            f"found {read} as YAML reads it: quote the key"
+        )
     if settings:
         _check_variables(settings, declared, document["messages"], path)
     listed = _scenes(document, path, scenes_file)
@@ -298,6 +306,17 @@ def _finite(value: object) -> bool:
     if isinstance(value, (dict, list)):
         return all(map(_finite, value.values() if isinstance(value, dict) else value))
     return not isinstance(value, float) or math.isfinite(value)
+
+
+def _no_text(value: object, place: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], object]]:
+    """The keys in `value` that YAML reads as a number, a truth value, a date or null, each with its mapping's place."""
+    if isinstance(value, dict):
+        yield from ((place, key) for key in value if not isinstance(key, str))
+        for key, inner in value.items():
+            yield from _no_text(inner, (*place, str(key)))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _no_text(inner, (*place, index))
 
 
 def _mapping(document: Any, path: Path) -> dict[str, Any]:

@@ -369,6 +369,30 @@ def test_what_the_hub_does_not_have(hub: Any, dest: Path, repo: str, revision: s
     assert caught.value.exit_code == 4
 
 
+@pytest.mark.parametrize(
+    ("instead", "words"),
+    [
+        ({"error": "Invalid username or password."}, "Invalid username or password"),
+        ({"error": {"message": "mirror is syncing", "code": 503}}, "mirror is syncing"),
+        ({"error": ["gone", 1]}, "gone"),
+        ({"error": "sent hf_secret back"}, "sent [*]+ back"),
+        ({"error": "two\nlines \x1b[2J"}, "two.*lines"),
+        ({}, "cannot be read"),
+        ({"error": None}, "cannot be read"),
+        ([{"error": "in a list"}], "cannot be read"),
+        ("<html>", "cannot be read"),
+    ],
+)
+def test_an_error_with_http_200_keeps_its_words(
+    hub: Any, monkeypatch: pytest.MonkeyPatch, instead: object, words: str
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    hub.instead = instead
+    with pytest.raises(ServerError, match=words) as caught:
+        hub_room.list_files(REPO, hub.commit(REPO), ["*"])
+    assert str(caught.value).isprintable()
+
+
 def test_a_hub_that_is_not_there(dest: Path, monkeypatch: pytest.MonkeyPatch, dead_url: str) -> None:
     monkeypatch.setenv("HF_ENDPOINT", dead_url)
     with pytest.raises(ServerError, match="the hub cannot be read"):

@@ -82,10 +82,10 @@ def _judged(place: Place, client: Any, timeout_s: float = 20.0) -> tuple[str, st
     return sample.error_class or "valid", sample.error_detail or f"{facts}, flags {' '.join(sample.flags)}"
 
 
-def _both(place: Place) -> tuple[str, str]:
+def _both(place: Place, timeout_s: float = 20.0) -> tuple[str, str]:
     """As `--stream` and as `--engine` see it, which must be the same."""
-    found = _judged(place, ChatClient(place.server.url, stream=True))
-    other = _judged(place, EngineClient(OpenAICompatible(EndpointOptions(place.server.url))))
+    found = _judged(place, ChatClient(place.server.url, stream=True), timeout_s)
+    other = _judged(place, EngineClient(OpenAICompatible(EndpointOptions(place.server.url))), timeout_s)
     assert found[0] == other[0], (found, other)
     return found
 
@@ -117,13 +117,17 @@ def held_answer(place: Place, raw: bytes) -> tuple[str, str]:
 def held(place: Place, body: bytes) -> tuple[str, str]:
     """The events that are sent before nothing more comes over a connection that stays open."""
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: keep-alive\r\n\r\n"
+    ended: list[bool] = []
 
     def act(server: Any, connection: Any) -> bool:
         connection.sendall(head + body)
-        return bool(place.acts.stalls(server, connection))
+        ended.append(bool(place.acts.stalls(server, connection)))
+        return ended[-1]
 
     place.server.script = [act]
-    return _both(place)
+    found = _both(place, LONG_S)
+    assert not ended, "the connection's end was waited for"
+    return found
 
 
 def document(place: Place, body: bytes | Chunk) -> tuple[str, str]:

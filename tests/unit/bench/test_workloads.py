@@ -262,6 +262,21 @@ def test_settings_may_name_what_templates_use_or_the_file_declares(tmp_path: Pat
         load_workload(write(tmp_path, broken), settings={"greeting": "x"})
 
 
+@pytest.mark.parametrize(
+    ("contract", "words"),
+    [
+        ("{schema: {properties: {2026-02-03: {}}}}", "mine.yml:9: contract.schema.properties: .*, found 2026-02-03 as"),
+        ("{schema: {required: [a], properties: {yes: {}}}}", "contract.schema.properties: .*, found true as YAML"),
+        ("{schema: {anyOf: [{properties: {1: {}}}]}}", "contract.schema.anyOf.0.properties: .*, found 1 as YAML"),
+        ("{schema: {enum: [{null: 1}]}}", "contract.schema.enum.0: .*, found null as YAML reads it: quote the key"),
+        ("{tool: go, arguments: {properties: {off: {}}}}", "contract.arguments.properties: .*, found false as YAML"),
+    ],
+)
+def test_a_key_that_no_json_has_is_no_part_of_a_contract(tmp_path: Path, contract: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        load_workload(write(tmp_path, f"{MINIMAL}contract: {contract}\n{TOOLS}"))
+
+
 OWN = MINIMAL + "contract: {words: [[left, right]]}\n"
 
 
