@@ -33,6 +33,8 @@ POLL_S = 0.075
 _STOP_GRACE_S = 0.1
 # The share of its interval for which a sampler waits for the telemetry that goes with a reading.
 _TELEMETRY_SHARE = 0.3
+# A series ends here, after six hours or more: a restore that can't succeed tries for days.
+SERIES_BYTES = 64 << 20
 _COMMAND_CHARS = 60
 # Why nothing can be read where an inventory names no card.
 NONE = "the inventory names no card (trial_gpu)"
@@ -152,9 +154,9 @@ class Sampler:
 
     A line: ``{"t_s", "used_mib", "total_mib", "processes": [{"pid", "mib", "command"}], "phase"}``, and the keys of
     `telemetry.CARD_KEYS` and `telemetry.HOST_KEYS`, null where unknown; ``missing`` says why, by key, in the first
-    line and wherever that changes. Trouble with the card or the file is kept in `error` and tried again at the next
-    tick: a gap in the series is visible, a dead thread is not. Telemetry is read after the memory, and
-    waited for at most a fraction of the interval.
+    line and wherever that changes. The file grows to `SERIES_BYTES` at most. Trouble with the card or the file is kept
+    in `error` and tried again at the next tick: a gap in the series is visible, a dead thread is not. Telemetry is read
+    after the memory, and waited for at most a fraction of the interval.
 
     Args:
         card: what to read; it is not closed here.
@@ -254,7 +256,8 @@ class Sampler:
             self._missing = line["missing"] = reading.missing
         # Reopened each time: a full or missing disk must cost single lines, not the rest of the series.
         with open(self._path, "a", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-            file.write(json.dumps(line) + "\n")
+            if file.tell() < SERIES_BYTES:
+                file.write(json.dumps(line) + "\n")
 
 
 class _Stillness:

@@ -467,6 +467,20 @@ def test_the_sampler_keeps_its_pace(nvml: FakeNvml, tmp_path: Path, eventually: 
     assert len(lines(path)) <= (time.monotonic() - began) / 0.02 + 1
 
 
+def test_a_series_has_an_end(
+    nvml: FakeNvml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None]
+) -> None:
+    """A restore that can't succeed goes on for days, and must not fill the disk."""
+    monkeypatch.setattr(gpu, "SERIES_BYTES", 1000)
+    path = tmp_path / "vram.jsonl"
+    with gpu.Sampler(gpu.Card(), path, 0.01) as sampler:
+        eventually(lambda: path.exists() and path.stat().st_size >= 1000)
+        size, seen = path.stat().st_size, sampler.last
+        eventually(lambda: sampler.last is not seen)
+    assert path.stat().st_size == size
+    assert sampler.error == ""
+
+
 def test_the_end_of_a_sampler_waits_for_no_reading_that_hangs(
     nvml: FakeNvml, tmp_path: Path, eventually: Callable[..., None]
 ) -> None:
