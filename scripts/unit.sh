@@ -3,8 +3,7 @@
 #
 #   scripts/unit.sh [all] [ARGS...]       all of them
 #   scripts/unit.sh promises [ARGS...]    those that docs/promises.md names: seconds, and the first to fail
-#   scripts/unit.sh rest [ARGS...]        the others, without those of plugins/ (ansible-test runs these where they ship)
-#                                         and without those that the mark `prove` leaves to `make prove`
+#   scripts/unit.sh rest [ARGS...]        the others, without those that the mark `prove` leaves to `make prove`
 #   scripts/unit.sh coverage [ARGS...]    all of them, measured: every file at 95 % of its lines or more
 #   scripts/unit.sh long [ARGS...]        property tests and exhaustive tests, in their long profile
 set -euo pipefail
@@ -34,7 +33,7 @@ case "$which" in
   rest)
     list=$(named)
     mapfile -t without < <(sed 's/^/--deselect=/' <<<"$list")
-    tests tests/unit --ignore=tests/unit/plugins -m "not prove" "${without[@]}" "$@"
+    tests tests/unit -m "not prove" "${without[@]}" "$@"
     ;;
   long) MT_PROFILE=long tests tests/unit -m "hypothesis or profiled" "$@" ;;
   coverage)
