@@ -33,7 +33,7 @@ POLL_S = 0.075
 _STOP_GRACE_S = 0.1
 # The share of its interval for which a sampler waits for the telemetry that goes with a reading.
 _TELEMETRY_SHARE = 0.3
-# A series ends here, after six hours or more: a restore that can't succeed tries for days.
+# A series ends here, after three hours where a line has 600 bytes, as on the twin: a restore may fail for days.
 SERIES_BYTES = 64 << 20
 _COMMAND_CHARS = 60
 # Why nothing can be read where an inventory names no card.

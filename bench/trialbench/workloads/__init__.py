@@ -116,7 +116,7 @@ def load_workload(
     if not _finite(document.get("request")):
         # It is sent as it stands, whatever its keys are.
         raise UsageError(f"{path}: request: expected finite numbers, found NaN or one that is infinite")
-    for place, odd in _no_text(document.get("contract"), ("contract",)):
+    for place, odd in _keys_not_text(document.get("contract"), ("contract",)):
         # A reply is JSON, so no value of it would ever stand under such a key.
         read = odd.isoformat() if isinstance(odd, datetime.date) else json.dumps(odd)
         raise UsageError(
@@ -308,15 +308,15 @@ def _finite(value: object) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def _no_text(value: object, place: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], object]]:
+def _keys_not_text(value: object, place: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], object]]:
     """The keys in `value` that YAML reads as a number, a truth value, a date or null, each with its mapping's place."""
     if isinstance(value, dict):
         yield from ((place, key) for key in value if not isinstance(key, str))
         for key, inner in value.items():
-            yield from _no_text(inner, (*place, str(key)))
+            yield from _keys_not_text(inner, (*place, str(key)))
     elif isinstance(value, list):
         for index, inner in enumerate(value):
-            yield from _no_text(inner, (*place, index))
+            yield from _keys_not_text(inner, (*place, index))
 
 
 def _mapping(document: Any, path: Path) -> dict[str, Any]:
