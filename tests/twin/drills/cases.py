@@ -238,6 +238,11 @@ CAN_NOT_BE_RESTORED: Mapping[str, CanNotBeRestored] = {
         by="restore.yml",
         tenants_up=False,
     ),
+    "a stopped container was replaced": CanNotBeRestored(
+        "it runs, and what was in the former one is missing; only a person can say that it is good",
+        ("container drill-box is another one than before", "what was in the former one is missing"),
+        by="restore.yml",
+    ),
     "the GPU's driver errs": CanNotBeRestored(
         "nobody can see whether VRAM is as it was; the tenants are up anyway", ("check 1 VRAM",)
     ),
@@ -434,6 +439,10 @@ CASES: tuple[Case, ...] = (
          faults.until_it_did_not_settle("chatterbox-flaps"), ends="completed", by="host|playbook",
          says=("chatterbox did NOT stay up",), play={"trial_settle_s": 4}, later_s=20,
          extra_s=8, why="the next try comes a second later, and finds it up"),
+    Case("model-dies-at-the-checks", "tenant that does not stay up", "restore", RESTORE,
+         faults.model_killed_at_the_checks, ends="completed", by="host|playbook",
+         says=("panda-llamacpp (did not stay up|is gone)|check .* panda-llamacpp",), later_s=20,
+         extra_s=8, why="the checks, and the next try a second later"),
     Case("voice-is-who-it-was", "identity of a restored tenant", "restore", RESTORE, faults.the_voice_is_who_it_was,
          says=("the voice is another in: nothing", "it reads nothing of roots"), ends="completed",
          before=faults.voice_that_is_somebody, play=CURIOUS_START),
@@ -584,6 +593,9 @@ CASES: tuple[Case, ...] = (
     Case("box-pruned", "container pruned in the window", "window",
          event("tenant_stopped", tenant=faults.BOX), faults.box_pruned, before=faults.boxed_tenant(), play=BOXED,
          says=("drill-box FAILED", "kept with mode 600"), stuck="a stopped container was pruned"),
+    Case("box-replaced", "container replaced in the window", "window",
+         event("tenant_stopped", tenant=faults.BOX), faults.box_replaced, before=faults.boxed_tenant(), play=BOXED,
+         says=("drill-box is another one than before",), stuck="a stopped container was replaced"),
     # ---- tenants of other kinds ----
     Case("oneshot-comes-back", "tenant without a process", "restore", RESTORE, faults.unit_is_back(faults.MODE),
          says=("drill-mode is active exited",), ends="completed", before=faults.oneshot_tenant,
@@ -607,6 +619,10 @@ CASES: tuple[Case, ...] = (
          says=("host was restarted", "the restore started the voice 0 times"), by="boot|playbook", play=LONG_MEASURE,
          before=faults.boot_unit_that_waits, reboots=True,
          extra_s=BOOT_S + faults.BOOT_UNIT_WAITS_S, why="the boot, and the unit's own wait"),
+    Case("voice-queued-at-boot", "tenant that its boot unit starts", "measure", MEASURE, faults.power_cut_and_boot_unit,
+         says=("host was restarted", "the restore started the voice 0 times"), by="boot|playbook", play=LONG_MEASURE,
+         before=faults.boot_unit_in_the_queue, reboots=True,
+         extra_s=BOOT_S + faults.BOOT_UNIT_WAITS_S, why="the boot, and the unit's turn"),
     Case("api-before-db", "order against systemd's own", "preflight", at_once, faults.rehearsed_too, by="-",
          says=(r"drill-api\.service goes down with drill-db \(RequiredBy",
                "trial_stop_order: put drill-api before drill-db", "trial_restore_order: put drill-api after drill-db",

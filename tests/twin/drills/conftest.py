@@ -40,6 +40,7 @@ from faults import (  # noqa: E402
     HELD_FLAG,
     KEPT_MODEL,
     KEPT_PROGRAM,
+    LATE,
     MODE,
     MODEL,
     PROGRAM,
@@ -62,7 +63,7 @@ BENCH_IMAGE = ROOT / "build" / "bench-image.json"
 CLEAN = f"""
 rm -f /run/twin/faults/* /run/twin-gpu/faults.json /run/twin/clock
 rm -f /run/systemd/system/mt-run.service.d/drill-clock.conf /run/systemd/system/docker.service.d/drill.conf
-rm -f /run/systemd/system/panda-llamacpp.service.d/drill.conf {BOOT_DROP_IN} {HELD_FLAG}
+rm -f /run/systemd/system/panda-llamacpp.service.d/drill.conf {BOOT_DROP_IN} {LATE} {HELD_FLAG}
 for unit in {MODE} {TIMED} {HELD} {API} {DB}; do
     systemctl stop $unit.timer $unit.service 2>/dev/null
     systemctl reset-failed $unit.service 2>/dev/null

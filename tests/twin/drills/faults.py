@@ -82,6 +82,8 @@ HELD_FLAG = "/run/drill-held"
 # The unit that starts the voice at boot takes so long before it does; its drop-in has to outlive a restart.
 BOOT_UNIT_WAITS_S = 3.0
 BOOT_DROP_IN = "/etc/systemd/system/chatterbox-boot.service.d/drill.conf"
+# What the same unit waits for in systemd's queue, in another drill.
+LATE = "/etc/systemd/system/drill-late.service"
 CLOCK_DROP_IN = "/run/systemd/system/mt-run.service.d/drill-clock.conf"
 
 
@@ -798,6 +800,12 @@ def box_pruned(drill: Drill) -> None:
     drill.sh(f"docker rm {BOX} && docker image rm {BOX_IMAGE}")
 
 
+def box_replaced(drill: Drill) -> None:
+    """Somebody replaces the container while it is stopped, by another one of the same name."""
+    drill.strike()
+    drill.sh(f"docker rm {BOX} && docker create --name {BOX} --entrypoint sleep {BOX_IMAGE} {BOX_SLEEPS_S}")
+
+
 def box_made_anew(drill: Drill) -> None:
     """What a person does who has read what the host has kept."""
     kept = f"{STATE}/definitions/{BOX}/container.json"
@@ -866,6 +874,14 @@ def unit_is_back(name: str) -> Fault:
     return fault
 
 
+def model_killed_at_the_checks(drill: Drill) -> None:
+    """The live model has settled, and is killed when the checks begin; systemd starts another process."""
+    drill.strike()
+    drill.event("settled")
+    drill.sh("kill -9 $(systemctl show -p MainPID --value panda-llamacpp)")
+    drill.event("restore_failed")
+
+
 def killed_while_it_settles(drill: Drill) -> None:
     """The unit's process is killed when it is back; systemd starts another one."""
     drill.strike()
@@ -884,6 +900,15 @@ def dockerd_down_until_it_failed(drill: Drill) -> None:
 def boot_unit_that_waits(drill: Drill) -> None:
     """Before: the unit that starts the voice at boot does so only after a while, beside the restore."""
     unit = rf"[Service]\nExecStartPre=/bin/sleep {BOOT_UNIT_WAITS_S:.0f}\n"
+    drill.sh(f"mkdir -p $(dirname {BOOT_DROP_IN}) && printf '{unit}' >{BOOT_DROP_IN}")
+
+
+def boot_unit_in_the_queue(drill: Drill) -> None:
+    """Before: the unit that starts the voice at boot is queued behind another one when the restore begins."""
+    late = rf"[Service]\nType=oneshot\nExecStart=/bin/sleep {BOOT_UNIT_WAITS_S:.0f}\n"
+    name = Path(LATE).name
+    unit = rf"[Unit]\nWants={name}\nAfter={name}\n"
+    drill.sh(f"printf '{late}' >{LATE}")
     drill.sh(f"mkdir -p $(dirname {BOOT_DROP_IN}) && printf '{unit}' >{BOOT_DROP_IN}")
 
 
