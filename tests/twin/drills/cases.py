@@ -593,9 +593,9 @@ CASES: tuple[Case, ...] = (
     Case("box-pruned", "container pruned in the window", "window",
          event("tenant_stopped", tenant=faults.BOX), faults.box_pruned, before=faults.boxed_tenant(), play=BOXED,
          says=("drill-box FAILED", "kept with mode 600"), stuck="a stopped container was pruned"),
-    Case("box-replaced", "container replaced in the window", "window",
-         event("tenant_stopped", tenant=faults.BOX), faults.box_replaced, before=faults.boxed_tenant(), play=BOXED,
-         says=("drill-box is another one than before",), stuck="a stopped container was replaced"),
+    Case("box-replaced", "container replaced in the window", "restore", RESTORE, faults.box_replaced,
+         before=faults.boxed_tenant(), play=BOXED, says=("drill-box is another one than before",),
+         stuck="a stopped container was replaced"),
     # ---- tenants of other kinds ----
     Case("oneshot-comes-back", "tenant without a process", "restore", RESTORE, faults.unit_is_back(faults.MODE),
          says=("drill-mode is active exited",), ends="completed", before=faults.oneshot_tenant,
