@@ -75,22 +75,30 @@ class Reviewed:
         return self.wins + self.losses + self.ties
 
     @property
+    def left(self) -> int:
+        """How many pairs wait for a judgment."""
+        return self.pairs - self.judged
+
+    @property
+    def word(self) -> str:
+        """The finding with the pairs that it rests on: `not shown by 16 of 20 pairs`."""
+        word = "not shown" if self.finding == "not_shown" else self.finding
+        return f"{word} by {f'{self.judged} of ' if self.left else ''}{_pairs(self.pairs)}"
+
+    @property
     def text(self) -> str:
         """All of it in words."""
-        word = "not shown" if self.finding == "not_shown" else self.finding
         counted = f"{self.wins} better, {self.losses} worse, {self.ties} the same, p = {self.p:.2g}"
         lower = ""
         if self.finding == "same":
             lower = f"; by at least {self.ties_percent:g} % ties"
-        asked = f"{self.judged} of {_pairs(self.pairs)}" if self.judged < self.pairs else _pairs(self.pairs)
-        return f"{word} by {asked} ({counted}{lower})"
+        return f"{self.word} ({counted}{lower})"
 
     @property
     def needed(self) -> str:
         """How many more judgments would decide, in words."""
-        left = self.pairs - self.judged
-        waiting = f"{left} of its pairs {'waits' if left == 1 else 'wait'} for one"
-        todo = waiting if left else "all of its pairs are judged"
+        waiting = f"{self.left} of its pairs {'waits' if self.left == 1 else 'wait'} for one"
+        todo = waiting if self.left else "all of its pairs are judged"
         if self.more is None:
             return f"no number of judgments like these would decide; {todo}"
         return f"{self.more} more {'judgment' if self.more == 1 else 'judgments'} like these would decide; {todo}"

@@ -121,9 +121,13 @@ def _right(found: Correctness | None) -> Iterator[str]:
 def _review(run: Run, facts: Facts) -> Iterator[str]:
     """What people said about the replies that are shown; those that were never measured wait for nobody."""
     measured = {work.name for work in run.plan.shown if run.samples(work.candidate)}
-    said = [f"{name} judged {word}" for name, word in facts.judged.items() if word]
+    page = f": open {REVIEW}" if (run.path / REVIEW).is_file() else ""
     waiting = [name for name, word in facts.judged.items() if word is None and name in measured]
+    tried = {name: found for name, found in (facts.review.workloads if facts.review else {}).items() if name in waiting}
+    said = [f"{name} judged {word}" for name, word in facts.judged.items() if word]
+    # A review that shows nothing is a review all the same.
+    said += [f"{name} better or worse: {found.word}{page if found.left else ''}" for name, found in tried.items()]
     yield from said
+    waiting = [name for name in waiting if name not in tried]
     if waiting:
-        what = f"{', '.join(waiting)} not reviewed yet" if said else "not reviewed yet"
-        yield f"{what}: open {REVIEW}" if (run.path / REVIEW).is_file() else what
+        yield (f"{', '.join(waiting)} not reviewed yet" if said else "not reviewed yet") + page

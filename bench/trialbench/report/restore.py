@@ -247,9 +247,13 @@ def _to_judge(run: Run) -> list[str]:
     if not waiting:
         return []
     options = " ".join(f"--judge {work.name}=better" for work in waiting)
-    return [
+    blind = [
         "judge blind: open review.html, which `trialbench report DIR` writes",
         "then: trialbench verdict DIR --review judgements.json",
+    ]
+    spent = ["the blind review decides nothing, and all of its pairs are judged; a greater `n` asks about more"]
+    return [
+        *(blind if run.unreviewed else spent),
         *(f"or read samples/{work.candidate}.jsonl beside samples/{work.baseline}.jsonl" for work in waiting),
         f"and say which is better: trialbench verdict DIR {options} (or same, or worse)",
     ]

@@ -25,7 +25,7 @@ from trialbench.report.plan import Workload
 from trialbench.report.run import Run, read_run
 from trialbench.report.summary import summarize_run
 from trialbench.report.table import folder_table
-from trialbench.verdict import Facts, Gate, Level, Rules
+from trialbench.verdict import Facts, Gate, Level, Review, Rules, reviewed
 
 GATES = (Gate("start", 6.0), Gate("end", 6.2))
 FACTS = Facts(n=4, adherent=4, gates=GATES, judged={"describe": None})
@@ -106,6 +106,26 @@ def test_a_page_of_review_is_named_only_where_it_is(tmp_path: Path) -> None:
 )
 def test_what_else_has_to_be_known(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     assert words in said(tmp_path, replace(FACTS, **changes))
+
+
+@pytest.mark.parametrize(
+    ("counts", "also", "words"),
+    [
+        # Judged, and nothing shown: that is not the same as not judged.
+        ((4, 3, 13, 20), {}, "describe better or worse: not shown by 20 pairs"),
+        ((3, 0, 13, 20), {}, "describe better or worse: not shown by 16 of 20 pairs: open review.html"),
+        ((0, 0, 1, 1), {}, "describe better or worse: not shown by 1 pair"),
+        ((4, 3, 13, 20), {"obstacle": "same"}, "obstacle judged same; describe better or worse: not shown by 20 pairs"),
+        ((4, 3, 13, 20), {"describe": "same"}, "describe judged same"),
+    ],
+)
+def test_a_review_that_shows_nothing_is_called_that(
+    tmp_path: Path, counts: tuple[int, int, int, int], also: dict[str, Any], words: str
+) -> None:
+    (tmp_path / "review.html").touch()
+    review = Review("r", ("ann",), {"describe": reviewed(*counts, None)})
+    found = said(tmp_path, replace(FACTS, judged={"describe": None, **also}, review=review))
+    assert found.endswith(f"; {words}")
 
 
 def test_what_was_never_measured_waits_for_nobody(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from trialbench import stats
 from trialbench.cli import main
 from trialbench.errors import UsageError
 from trialbench.report.decide import decide_folder
+from trialbench.report.html.report import report_html
 from trialbench.report.review.judgments import review
 from trialbench.report.review.key import NAME, Key, draw, earlier, keep, read
 from trialbench.report.review.page import write_review
@@ -515,6 +516,21 @@ def test_several_reviewers_without_a_pair_in_common(run: Path, give: Give) -> No
     files = [saved(run, {pair: "same"}, f"{pair}.json", reviewer=pair) for pair in "12"]
     found = decide_folder(run, judgments=files)
     assert "2 reviewers judged no pair in common" in " ".join(found["reasons"])
+
+
+@pytest.mark.parametrize("pairs_left", [0, 1])
+def test_a_review_that_shows_nothing_is_no_missing_one(run: Path, give: Give, pairs_left: int) -> None:
+    """Whoever has judged all pairs is not sent to the page again."""
+    said = answers(read(run / NAME), lambda at, work: "same")
+    found = give(run, dict(list(said.items())[pairs_left:]))
+    assert found["verdict"] == "PENDING_REVIEW"
+    assert "not reviewed yet" not in found["answer"]
+    assert "describe better or worse: not shown by " in found["answer"]
+    page, summary = report_html(run), json.loads((run / "summary.json").read_text())
+    assert "The blind review: not shown by " in page
+    assert "Not judged yet" not in page
+    assert ("Judge the replies without knowing" in page) == bool(pairs_left)
+    assert any("judge blind" in step for step in summary["restore"]["next"]) == bool(pairs_left)
 
 
 @pytest.mark.parametrize(

@@ -307,7 +307,7 @@ def _steps(run: Run, summary: Summary, replies: Sequence[Shown]) -> list[Step]:
     if summary.outcome != "completed" or not waiting:
         return [Step(text) for text in summary.restore.next[:_MOST_ROWS]]
     blind = "Judge the replies without knowing whose they are:"
-    found = [Step(blind, REVIEW, REVIEW)] if (run.path / REVIEW).is_file() else []
+    found = [Step(blind, REVIEW, REVIEW)] if run.unreviewed and (run.path / REVIEW).is_file() else []
     text = "Read the replies side by side; the command below them records which are better:"
     return [*found, *(Step(text, f"#{one.id}", one.title) for one in waiting)]
 
