@@ -14,6 +14,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
+from jinja2 import Template
 from published import accept
 from scipy import stats as oracle
 from trialbench import stats
@@ -28,6 +30,7 @@ from trialbench.report.review.pairs import NO_REPLY, pairs
 from trialbench.report.run import read_run
 from trialbench.verdict import Facts, Gate, Review, Rules, decide, reviewed
 
+ROOT = Path(__file__).resolve().parents[3]
 ONE = "20260102T030400Z-gemma-4-E4B-it-Q4_K_M"
 Give = Callable[[Path, dict[str, str]], dict[str, Any]]
 
@@ -516,6 +519,16 @@ def test_several_reviewers_without_a_pair_in_common(run: Path, give: Give) -> No
     files = [saved(run, {pair: "same"}, f"{pair}.json", reviewer=pair) for pair in "12"]
     found = decide_folder(run, judgments=files)
     assert "2 reviewers judged no pair in common" in " ".join(found["reasons"])
+
+
+def test_a_play_after_a_review_tells_the_hook_what_was_decided(run: Path, give: Give) -> None:
+    give(run, answers(read(run / NAME), lambda at, work: "candidate" if work == "describe" else "same"))
+    # As harvest.yml decides again, and makes its words for the hook.
+    assert main(["verdict", str(run)]) == 0
+    words = yaml.safe_load((ROOT / "roles" / "verdict" / "vars" / "main.yml").read_text())["_verdict_told"]
+    told = Template(words).render(_verdict_document=json.loads((run / "verdict.json").read_text()))
+    assert told.startswith("ADOPT: fits: ")
+    assert told.endswith("; describe judged better")
 
 
 @pytest.mark.parametrize("pairs_left", [0, 1])
