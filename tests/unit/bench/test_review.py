@@ -521,6 +521,14 @@ def test_several_reviewers_without_a_pair_in_common(run: Path, give: Give) -> No
     assert "2 reviewers judged no pair in common" in " ".join(found["reasons"])
 
 
+def test_a_word_about_a_workload_replaces_what_the_review_said_of_it(run: Path, give: Give) -> None:
+    give(run, answers(read(run / NAME), lambda at, work: "candidate"))
+    found = decide_folder(run, judged={"describe": "worse"})
+    assert (found["verdict"], list(found["facts"]["review"]["workloads"])) == ("REJECT", ["nav"])
+    assert "describe better" not in " ".join([*found["reasons"], found["answer"]])
+    assert decide_folder(run)["reasons"] == found["reasons"]
+
+
 def test_a_play_after_a_review_tells_the_hook_what_was_decided(run: Path, give: Give) -> None:
     give(run, answers(read(run / NAME), lambda at, work: "candidate" if work == "describe" else "same"))
     # As harvest.yml decides again, and makes its words for the hook.
