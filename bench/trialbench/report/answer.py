@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trialbench.measure.summary import by_question
-from trialbench.report.comparison import finding_noisy
+from trialbench.report.comparison import finding_told
 from trialbench.report.correctness import WORDS, Correctness
 from trialbench.report.run import Run
 from trialbench.report.summary import Summary
@@ -76,7 +76,7 @@ def _speed(summary: Summary) -> str:
     row = next((row for row in summary.comparisons if row.metric == "latency_ms"), None)
     if row is None:
         return "speed not compared"
-    said = finding_noisy(row)
+    said = finding_told(row)
     return said if row.finding == "different" else f"slower or faster: {said}"
 
 

@@ -16,6 +16,7 @@ from trialbench import schemas
 from trialbench.cli import main
 from trialbench.measure.sample import Sample
 from trialbench.report.answer import answer
+from trialbench.report.compare import compare_table
 from trialbench.report.comparison import Comparison
 from trialbench.report.correctness import correctness
 from trialbench.report.decide import answer_of, decide_folder
@@ -139,6 +140,10 @@ def test_what_was_never_measured_waits_for_nobody(tmp_path: Path) -> None:
         (SLOWER, "; 65 % slower;"),
         (replace(SLOWER, noisy=True), "; 65 % slower, NOISY;"),
         (replace(SLOWER, ratio=0.5), "; 50 % faster;"),
+        (
+            replace(SLOWER, ratio=0.5, failed_candidate=40, failed_baseline=1),
+            "; 50 % faster, leaving out 40 failed requests of the candidate and 1 failed request of the baseline;",
+        ),
         # "Not shown" is not "no difference".
         (replace(SLOWER, finding="not_shown"), "; slower or faster: not shown;"),
         (replace(SLOWER, finding="not_comparable"), "; slower or faster: not comparable;"),
@@ -202,6 +207,31 @@ def scenes(folders: ModuleType, tmp_path: Path) -> Path:
 
 def flat(text: str) -> str:
     return " ".join(text.split())
+
+
+def test_every_output_says_which_requests_the_speed_leaves_out(scenes: Path) -> None:
+    path = scenes / "samples" / "nav-candidate.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines[:3]:
+        line.update(ok=False, error_class="http_503", latency_ms=None, content=None, parsed=None, strategy=None)
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    left_out = "3 failed requests of the candidate"
+    told = f"leaving out {left_out};"
+    verdict = decide_folder(scenes)
+    assert told in verdict["answer"]
+    assert any(line.endswith(told[:-1]) for line in verdict["evidence"]["trial"]["lines"])
+    assert told in flat(folder_table(scenes))
+    assert f"the medians leave out {left_out}" in flat(folder_table(scenes))
+    assert f"the medians leave out {left_out}" in flat(compare_table([scenes]))
+    page = report_html(scenes)
+    # The sentence, the figure below it, the line about latency and the evidence.
+    assert page.count(told[:-1]) == 4
+    exported = {path.name: path.read_text(encoding="utf-8") for path in write_exports(scenes)}
+    assert told in exported["junit.xml"]
+    assert told in exported["metrics.prom"]
+    summary = json.loads((scenes / "summary.json").read_text())
+    assert schemas.validate(summary, "summary") == []
+    assert f"; leaves out {left_out})" in summary["comparisons"][0]["text"]
 
 
 @pytest.mark.prove
