@@ -99,7 +99,7 @@ def _right(found: Correctness | None) -> Iterator[str]:
     agrees, labeled = "agrees with today's model in", found.labeled
     if not found.disagreements:
         both = f", both right in {labeled.all.candidate} of {labeled.all.scenes}" if labeled else ""
-        yield f"{agrees} all {found.scenes} scenes{both}"
+        yield f"{agrees} {'the one scene' if found.scenes == 1 else f'all {found.scenes} scenes'}{both}"
         return
     said = f"{agrees} {found.agree} of {found.scenes} scenes"
     known = [one for one in found.disagreements if one.candidate_right is not None and one.baseline_right is not None]

@@ -161,6 +161,7 @@ def test_speed_in_the_word_of_its_finding(tmp_path: Path, comparison: Comparison
         ([True, None], [True, True], True, "obeys in 1 of 2 scenes"),
         ([True] * 3, [True] * 3, True, "agrees with today's model in all 3 scenes, both right in 3 of 3"),
         ([True] * 3, [True] * 3, False, "agrees with today's model in all 3 scenes;"),
+        ([True], [True], True, "agrees with today's model in the one scene, both right in 1 of 1"),
         ([True, False], [True] * 2, False, "in 1 of 2 scenes, and which is right where they differ is not known"),
         ([True] * 6, [False] * 6, True, "in 0 of 6 scenes and is right where they differ in 6 of 6, today's in 0"),
         ([True] * 6, [False] * 6, True, "(right more often)"),
