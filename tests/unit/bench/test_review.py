@@ -521,6 +521,20 @@ def test_several_reviewers_without_a_pair_in_common(run: Path, give: Give) -> No
     assert "2 reviewers judged no pair in common" in " ".join(found["reasons"])
 
 
+@pytest.mark.parametrize("option", [["--judge", "describe=same"], []])
+def test_who_judges_hears_what_has_to_be_written_again(
+    run: Path, capsys: pytest.CaptureFixture[str], option: list[str]
+) -> None:
+    assert main(["verdict", str(run), *option]) == 0
+    assert "decided before" not in capsys.readouterr().out
+    for name in ("report.html", "exports"):
+        (run / name).mkdir()
+    assert main(["verdict", str(run), *option]) == 0
+    told = capsys.readouterr().out
+    assert ("report.html still says what was decided before: trialbench report DIR" in told) == bool(option)
+    assert ("exports still says what was decided before: trialbench export DIR" in told) == bool(option)
+
+
 def test_a_word_about_a_workload_replaces_what_the_review_said_of_it(run: Path, give: Give) -> None:
     give(run, answers(read(run / NAME), lambda at, work: "candidate"))
     found = decide_folder(run, judged={"describe": "worse"})
