@@ -114,11 +114,16 @@ def test_agreement_at_its_edges(ratings: list[list[str]], share: float | None, k
         # "The same" takes a margin, and that it is shown.
         (0, 0, 20, 20, 60, "same", None),
         (2, 1, 17, 20, 60, "same", None),
-        (2, 2, 16, 20, 60, "not_shown", None),
-        (0, 0, 3, 20, 60, "not_shown", None),
+        (2, 2, 16, 20, 60, "not_shown", 1),
+        (0, 0, 3, 20, 60, "not_shown", 3),
+        # More ties would show it, where no number of them would show a difference.
+        (0, 0, 20, 20, 90, "not_shown", 9),
+        (0, 0, 29, 29, 90, "same", None),
+        (0, 0, 20, 20, 100, "not_shown", None),
+        (5, 0, 15, 20, 60, "not_shown", 4),
         (12, 2, 186, 200, 60, "better", None),
         (0, 0, 0, 20, 60, "not_shown", None),
-        (0, 0, 1, 1, 1, "not_shown", None),
+        (0, 0, 1, 1, 1, "not_shown", 1),
     ],
 )
 def test_judgments_are_better_worse_same_or_not_shown(
