@@ -28,6 +28,7 @@ from trialbench.report.review.key import NAME, Key, draw, earlier, keep, read
 from trialbench.report.review.page import write_review
 from trialbench.report.review.pairs import NO_REPLY, pairs
 from trialbench.report.run import read_run
+from trialbench.report.summary import summarize_run
 from trialbench.verdict import Facts, Gate, Review, Rules, decide, reviewed
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -256,6 +257,10 @@ def test_without_two_different_replies_there_is_nothing_to_review(
     assert capsys.readouterr().out == f"{run / 'report.html'}\n"
     assert not (run / NAME).exists()
     assert not (run / "review.html").exists()
+    # Nobody is sent to a page that is not there.
+    steps = summarize_run(read_run(run)).restore.next
+    assert not any("review.html" in step for step in steps)
+    assert (kind == "finished") == any("no two different replies" in step for step in steps)
 
 
 def test_the_seed_draws_sides_that_earn_nothing(run: Path) -> None:
