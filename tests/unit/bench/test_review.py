@@ -565,7 +565,7 @@ def test_a_play_after_a_review_tells_the_hook_what_was_decided(run: Path, give: 
 
 @pytest.mark.parametrize("pairs_left", [0, 1])
 def test_a_review_that_shows_nothing_is_no_missing_one(run: Path, give: Give, pairs_left: int) -> None:
-    """Whoever has judged all pairs is not sent to the page again."""
+    """Who has judged all pairs is not sent to the page again."""
     said = answers(read(run / NAME), lambda at, work: "same")
     found = give(run, dict(list(said.items())[pairs_left:]))
     assert found["verdict"] == "PENDING_REVIEW"
