@@ -255,7 +255,7 @@ def _to_judge(run: Run) -> list[str]:
     if not run.unreviewed:
         blind = ["the blind review decides nothing, and all of its pairs are judged; a greater `n` asks about more"]
     if all(one.identical for one in pairs(run)):
-        blind = ["there are no two different replies to judge blind"]
+        blind = ["there is no pair of different replies to judge blind"]
     return [
         *blind,
         *(f"or read samples/{work.candidate}.jsonl beside samples/{work.baseline}.jsonl" for work in waiting),

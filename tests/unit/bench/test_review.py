@@ -260,7 +260,7 @@ def test_without_two_different_replies_there_is_nothing_to_review(
     # Nobody is sent to a page that is not there.
     steps = summarize_run(read_run(run)).restore.next
     assert not any("review.html" in step for step in steps)
-    assert (kind == "finished") == any("no two different replies" in step for step in steps)
+    assert (kind == "finished") == any("no pair of different replies" in step for step in steps)
 
 
 def test_the_seed_draws_sides_that_earn_nothing(run: Path) -> None:
