@@ -12,7 +12,7 @@ Latency is reported elsewhere and has no effect here, unless a level of service 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -75,22 +75,30 @@ class Reviewed:
         return self.wins + self.losses + self.ties
 
     @property
+    def left(self) -> int:
+        """How many pairs wait for a judgment."""
+        return self.pairs - self.judged
+
+    @property
+    def word(self) -> str:
+        """The finding with the pairs that it rests on: `not shown by 16 of 20 pairs`."""
+        word = "not shown" if self.finding == "not_shown" else self.finding
+        return f"{word} by {f'{self.judged} of ' if self.left else ''}{_pairs(self.pairs)}"
+
+    @property
     def text(self) -> str:
         """All of it in words."""
-        word = "not shown" if self.finding == "not_shown" else self.finding
         counted = f"{self.wins} better, {self.losses} worse, {self.ties} the same, p = {self.p:.2g}"
         lower = ""
         if self.finding == "same":
             lower = f"; by at least {self.ties_percent:g} % ties"
-        asked = f"{self.judged} of {_pairs(self.pairs)}" if self.judged < self.pairs else _pairs(self.pairs)
-        return f"{word} by {asked} ({counted}{lower})"
+        return f"{self.word} ({counted}{lower})"
 
     @property
     def needed(self) -> str:
         """How many more judgments would decide, in words."""
-        left = self.pairs - self.judged
-        waiting = f"{left} of its pairs {'waits' if left == 1 else 'wait'} for one"
-        todo = waiting if left else "all of its pairs are judged"
+        waiting = f"{self.left} of its pairs {'waits' if self.left == 1 else 'wait'} for one"
+        todo = waiting if self.left else "all of its pairs are judged"
         if self.more is None:
             return f"no number of judgments like these would decide; {todo}"
         return f"{self.more} more {'judgment' if self.more == 1 else 'judgments'} like these would decide; {todo}"
@@ -110,10 +118,19 @@ def reviewed(wins: int, losses: int, ties: int, pairs: int, ties_percent: float 
         # A pair is a question. By the lower bound: three ties of three prove little, and one says nothing about others.
         low = stats.bounded(ties, judged, judged, judged if judged > 1 else None).one_sided_low
         finding = "same" if low is not None and low * 100 >= ties_percent else finding
-    needed = stats.sign_test_needs(wins, losses) if finding == "not_shown" else None
-    # As many ties among those that are still to come as among these.
-    more = None if needed is None else math.ceil(needed * judged / (wins + losses)) - judged
+    more = min(_needed(wins, losses, ties, ties_percent), default=None) if finding == "not_shown" else None
     return Reviewed(pairs, wins, losses, ties, round(p, 6), finding, ties_percent, more)
+
+
+def _needed(wins: int, losses: int, ties: int, ties_percent: float | None) -> Iterator[int]:
+    """After how many more judgments one is better, or both are the same, if shares stay as they are."""
+    judged, needed = wins + losses + ties, stats.sign_test_needs(wins, losses)
+    if needed is not None:
+        # As many ties among those that are still to come as among these.
+        yield math.ceil(needed * judged / (wins + losses)) - judged
+    if ties_percent is not None and ties * 100 > ties_percent * judged:
+        same = stats.threshold(stats.bounded(ties, judged, judged, judged), ties_percent / 100)
+        yield (same.needed_n or judged + 1) - judged
 
 
 @dataclass(frozen=True)

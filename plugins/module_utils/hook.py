@@ -21,8 +21,8 @@ LIMIT_S = 60
 # How long a hook that ignores SIGTERM may live on; systemd's default is a minute and a half.
 END_S = 2
 _START_S = 10.0
-# The sentence of facts behind a verdict is longer than a reason.
-_REASON_CHARS = {DECIDED: 500}
+# The sentence of facts behind a verdict is longer than a reason, and ends with what people judged.
+_REASON_CHARS = {DECIDED: 1000}
 _SHORT_CHARS = 200
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trialbench.measure.summary import by_question
-from trialbench.report.comparison import finding_noisy
+from trialbench.report.comparison import finding_told
 from trialbench.report.correctness import WORDS, Correctness
 from trialbench.report.run import Run
 from trialbench.report.summary import Summary
@@ -76,7 +76,7 @@ def _speed(summary: Summary) -> str:
     row = next((row for row in summary.comparisons if row.metric == "latency_ms"), None)
     if row is None:
         return "speed not compared"
-    said = finding_noisy(row)
+    said = finding_told(row)
     return said if row.finding == "different" else f"slower or faster: {said}"
 
 
@@ -99,7 +99,7 @@ def _right(found: Correctness | None) -> Iterator[str]:
     agrees, labeled = "agrees with today's model in", found.labeled
     if not found.disagreements:
         both = f", both right in {labeled.all.candidate} of {labeled.all.scenes}" if labeled else ""
-        yield f"{agrees} all {found.scenes} scenes{both}"
+        yield f"{agrees} {'the one scene' if found.scenes == 1 else f'all {found.scenes} scenes'}{both}"
         return
     said = f"{agrees} {found.agree} of {found.scenes} scenes"
     known = [one for one in found.disagreements if one.candidate_right is not None and one.baseline_right is not None]
@@ -121,9 +121,13 @@ def _right(found: Correctness | None) -> Iterator[str]:
 def _review(run: Run, facts: Facts) -> Iterator[str]:
     """What people said about the replies that are shown; those that were never measured wait for nobody."""
     measured = {work.name for work in run.plan.shown if run.samples(work.candidate)}
-    said = [f"{name} judged {word}" for name, word in facts.judged.items() if word]
+    page = f": open {REVIEW}" if (run.path / REVIEW).is_file() else ""
     waiting = [name for name, word in facts.judged.items() if word is None and name in measured]
+    tried = {name: found for name, found in (facts.review.workloads if facts.review else {}).items() if name in waiting}
+    said = [f"{name} judged {word}" for name, word in facts.judged.items() if word]
+    # A review that shows nothing is a review all the same.
+    said += [f"{name} better or worse: {found.word}{page if found.left else ''}" for name, found in tried.items()]
     yield from said
+    waiting = [name for name in waiting if name not in tried]
     if waiting:
-        what = f"{', '.join(waiting)} not reviewed yet" if said else "not reviewed yet"
-        yield f"{what}: open {REVIEW}" if (run.path / REVIEW).is_file() else what
+        yield (f"{', '.join(waiting)} not reviewed yet" if said else "not reviewed yet") + page

@@ -214,8 +214,10 @@ def _memory(summary: Summary) -> str:
 def _caveats(summary: Summary) -> list[str]:
     """Caveats of a run's numbers."""
     noisy = [one.metric for one in summary.comparisons if one.noisy]
+    left_out = next((one.left_out for one in summary.comparisons if one.left_out), "")
     return [
         *(f"TAINTED {text}" for text in summary.taints),
         *(f"PARTIAL {text}" for text in summary.partial),
         *([f"NOISY: A1 and A2 differ by more than 5 % in {', '.join(noisy)}"] if noisy else []),
+        *([f"the medians leave out {left_out}"] if left_out else []),
     ]

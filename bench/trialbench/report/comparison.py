@@ -65,6 +65,8 @@ class Comparison:
         n_candidate, n_baseline: values.
         noisy: the band exceeds `NOISY_PERCENT`; None without a band.
         text: all of it in a line.
+        failed_candidate, failed_baseline: requests without a good reply, which no median has; those that we ended
+            ourselves are not counted.
     """
 
     metric: Metric
@@ -83,6 +85,14 @@ class Comparison:
     finding: Finding
     why: str
     text: str
+    failed_candidate: int = 0
+    failed_baseline: int = 0
+
+    @property
+    def left_out(self) -> str:
+        """The failed requests, whose time no median has: `4 failed requests of the candidate`; empty without any."""
+        sides = {"candidate": self.failed_candidate, "baseline": self.failed_baseline}
+        return " and ".join(f"{counted(n, 'failed request')} of the {side}" for side, n in sides.items() if n)
 
 
 def comparisons(
@@ -106,12 +116,18 @@ def compare(
     Only valid samples count. `different` means that the ratio's interval excludes 1 and lies entirely outside the
     band. Without A2 there is no band, and no difference is reported.
     """
-    found = []
+    found, failed = [], [_failed(candidate), _failed([*a1, *a2])]
     for metric in METRICS:
         sides = [_by_scene(side, metric) for side in (candidate, a1, a2)]
         if sides[0] and (sides[1] or sides[2]):
-            found.append(_compared(metric, *sides, differs=differs))
+            one = _compared(metric, *sides, differs=differs)
+            one = replace(one, failed_candidate=failed[0], failed_baseline=failed[1])
+            found.append(replace(one, text=_text(one)))
     return found
+
+
+def _failed(samples: Sequence[Sample]) -> int:
+    return sum(not sample.ok and sample.error_class != "cut_off" for sample in samples)
 
 
 def values(samples: Sequence[Sample], metric: Metric) -> list[float]:
@@ -154,7 +170,7 @@ def _compared(metric: Metric, of_b: _Scenes, of_a1: _Scenes, of_a2: _Scenes, *, 
     edge = max(stats.band_edge(same), _NARROWEST) if same is not None else None
     counts = [len(of_b), len(of_a1), len(of_a2)] if paired else [len(candidate), len(a1), len(a2)]
     finding, why = _finding(ratio, edge, differs, *counts)
-    found = Comparison(
+    return Comparison(
         metric=metric,
         unit=_UNITS.get(metric, "ms"),
         candidate=stats.rounded(statistics.median(candidate), 3),
@@ -174,7 +190,6 @@ def _compared(metric: Metric, of_b: _Scenes, of_a1: _Scenes, of_a2: _Scenes, *, 
         why=why,
         text="",
     )
-    return replace(found, text=_text(found))
 
 
 def _finding(
@@ -223,8 +238,13 @@ def finding_noisy(found: Comparison) -> str:
     return finding_text(found) + (", NOISY" if found.noisy else "")
 
 
+def finding_told(found: Comparison) -> str:
+    """The finding with what it leaves out: a model that fails its slow requests is fast in the others."""
+    return finding_noisy(found) + (f", leaving out {found.left_out}" if found.left_out else "")
+
+
 def _text(found: Comparison) -> str:
-    """One line, such as `latency: 1.83 x [1.79, 1.86] the baseline's (13.8 against 7.5 ms): different (...)`."""
+    """One line, such as `latency: 1.83 x [1.79, 1.86] the baseline's (13.8 against 7.5 ms): 83 % slower (...)`."""
     name = _NAMES[found.metric]
     medians = f"{number(found.candidate)} against {number(found.baseline)} {found.unit}"
     if found.ratio is None:
@@ -236,4 +256,5 @@ def _text(found: Comparison) -> str:
     band = f"A1-A2 band {found.band.percent:.1f} %"
     if found.noisy:
         band += f", NOISY: beyond {NOISY_PERCENT:g} %"
-    return f"{ratio}: {WORDS[found.finding]} ({band})"
+    left_out = f"; leaves out {found.left_out}" if found.left_out else ""
+    return f"{ratio}: {finding_text(found)} ({band}{left_out})"

@@ -25,7 +25,7 @@ WORDS: dict[Finding, str] = {"better": "right more often", "worse": "right less 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A scene that the models answer differently; None for an answer that keeps no contract.
+    """A scene that the models answer differently, or one alone right; None for an answer that keeps no contract.
 
     `expected` and whether they are right are None where the right answer is not known.
     """
@@ -107,7 +107,12 @@ def correctness(samples: Callable[[str], Sequence[Sample]], work: Workload) -> C
         return None
     answers = {scene: (answer_of(baseline[scene]), answer_of(candidate[scene])) for scene in both}
     rights = {scene: (_right(baseline[scene]), _right(candidate[scene])) for scene in both}
-    agree = [scene for scene in both if same_answer(baseline[scene], candidate[scene])]
+    # Where replies vary, an answer can be the usual one of both and right often enough of one alone.
+    agree = [
+        scene
+        for scene in both
+        if same_answer(baseline[scene], candidate[scene]) and (None in rights[scene] or len({*rights[scene]}) == 1)
+    ]
     disagreements = [
         Disagreement(scene, *answers[scene], candidate[scene][0].expected, *rights[scene])
         for scene in both
@@ -185,9 +190,12 @@ def _text(scenes: int, agree: int, labeled: Labeled | None) -> str:
     if labeled is None:
         return f"{agreement}; which of them are right is not known"
     pairs, difference = labeled.all, labeled.difference
+    # One scene says nothing about others.
+    interval = (
+        f"; difference {difference.low * 100:+z.0f} to {difference.high * 100:+z.0f} points" if pairs.scenes > 1 else ""
+    )
     return (
         f"right in {pairs.candidate} of {pairs.scenes} scenes, the baseline in {pairs.baseline}:"
         f" {WORDS[labeled.finding]} ({counted(pairs.wins, 'win')}, {counted(pairs.losses, 'loss', 'losses')},"
-        f" p = {pairs.p:.2g};"
-        f" difference {difference.low * 100:+z.0f} to {difference.high * 100:+z.0f} points); {agreement}"
+        f" p = {pairs.p:.2g}{interval}); {agreement}"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -119,10 +119,16 @@ def _settled(
         summary,
         rules,
         judged=_judged(run, judged, found),
-        review=found or (before.review if before else None),
+        review=found or _kept(before.review if before else None, judged),
         ground_truth=ground_truth or _ground_truth(run, before.ground_truth if before else None),
     )
     return facts, rules
+
+
+def _kept(review: Review | None, given: Mapping[str, str]) -> Review | None:
+    """What an earlier review still says: a person's word about a workload replaces it."""
+    left = {name: found for name, found in (review.workloads if review else {}).items() if name not in given}
+    return replace(review, workloads=left) if review and left else None
 
 
 def _judged(run: Run, given: Mapping[str, str], found: Review | None) -> dict[str, Judgment | None]:

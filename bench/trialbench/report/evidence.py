@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from trialbench.report.comparison import finding_noisy
+from trialbench.report.comparison import finding_told
 from trialbench.report.levels import speed_decides
 from trialbench.report.proofs import NAMES, Proof
 from trialbench.report.run import Attestation, Run
@@ -96,7 +96,7 @@ def _trial(run: Run, summary: Summary, facts: Facts, rules: Rules) -> Evidence:
     for row in summary.comparisons:
         if row.metric == "latency_ms" and row.ratio:
             times, _, interval = ratio_text(row.ratio, row.low, row.high).partition(" ")
-            lines.append(f"latency {times} times the baseline's {interval}, which {weight}: {finding_noisy(row)}")
+            lines.append(f"latency {times} times the baseline's {interval}, which {weight}: {finding_told(row)}")
     return Evidence("trial", finding, lines[:_MOST_LINES])
 
 

@@ -60,6 +60,8 @@ def _accuracy(points: float, found: Correctness | None) -> Level:
     if found is None or found.labeled is None:
         return _level("accuracy", "INCONCLUSIVE", declared, "no scene has a right answer")
     difference, pairs = found.labeled.difference, found.labeled.all
+    if pairs.scenes < 2:
+        return _level("accuracy", "INCONCLUSIVE", declared, "one scene says nothing about others")
     low, high = difference.one_sided_low * 100, difference.one_sided_high * 100
     finding: Finding = "PASS" if low >= -points else "FAIL" if high < -points else "INCONCLUSIVE"
     told = (

@@ -193,6 +193,9 @@ def comparison_table(found: Sequence[Comparison]) -> str:
         )
         if one.finding == "not_comparable" and one.why not in notes:
             notes.append(one.why)
+    left_out = next((one.left_out for one in found if one.left_out), "")
+    if left_out:
+        notes.append(f"the medians leave out {left_out}")
     if any(one.noisy for one in found):
         notes.append("NOISY: the baseline varies by more than 5 %; measure again on a quieter host")
     return "\n".join([columns(rows), *(wrap(note) for note in notes)])

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Literal
 
 from trialbench.report.journal import Event
+from trialbench.report.review.pairs import pairs
 from trialbench.report.run import Run
 from trialbench.report.windows import StillDown
 
@@ -247,9 +248,16 @@ def _to_judge(run: Run) -> list[str]:
     if not waiting:
         return []
     options = " ".join(f"--judge {work.name}=better" for work in waiting)
-    return [
+    blind = [
         "judge blind: open review.html, which `trialbench report DIR` writes",
         "then: trialbench verdict DIR --review judgements.json",
+    ]
+    if not run.unreviewed:
+        blind = ["the blind review decides nothing, and all of its pairs are judged; a greater `n` asks about more"]
+    if all(one.identical for one in pairs(run)):
+        blind = ["there is no pair of different replies to judge blind"]
+    return [
+        *blind,
         *(f"or read samples/{work.candidate}.jsonl beside samples/{work.baseline}.jsonl" for work in waiting),
         f"and say which is better: trialbench verdict DIR {options} (or same, or worse)",
     ]

@@ -178,6 +178,13 @@ class Run:
         return {work.name: said.get(work.name) for work in self.plan.shown}
 
     @property
+    def unreviewed(self) -> bool:
+        """Whether replies that are shown wait for a judgment on the page of the blind review."""
+        tried = self.verdict.review.workloads if self.verdict and self.verdict.review else {}
+        waiting = [work for work in self.plan.shown if self.judged[work.name] is None and self.samples(work.candidate)]
+        return any(work.name not in tried or tried[work.name].left for work in waiting)
+
+    @property
     def began(self) -> str:
         """The wall clock of the first event, ISO 8601 in UTC; empty without a journal."""
         return self.journal[0].wall if self.journal else ""

@@ -121,6 +121,10 @@ def _verdict(options: argparse.Namespace) -> int:
     say(decision["verdict"])
     for line in [*decision["reasons"], *_still_down(options.dir)]:
         say(f"  {line}")
+    older = {"report.html": "report", "exports": "export"} if options.judge or options.review else {}
+    for name, verb in older.items():
+        if (options.dir / name).exists():
+            say(f"  {name} still says what was decided before: trialbench {verb} DIR")
     if options.require is not None and decision["verdict"] != "ADOPT":
         raise TrialbenchError(f"expected the verdict ADOPT, found {decision['verdict']}: {decision['reasons'][0]}")
     return 0

@@ -60,7 +60,7 @@ class Fits:
 
 @dataclass(frozen=True)
 class Matches:
-    """A text that the regular expression matches; its groups are the meaning, without groups the whole match."""
+    """A text that the regular expression matches; its groups are the meaning, the whole match where none takes part."""
 
     pattern: re.Pattern[str]
 
@@ -293,7 +293,10 @@ def _by_pattern(text: str, pattern: re.Pattern[str]) -> Parsed:
 
 def _meaning(match: re.Match[str]) -> tuple[str, ...]:
     # Folded, because a reply may be in any case: "Left" and "left" are one answer.
-    return tuple((group or "").casefold() for group in match.groups()) or (match[0].casefold(),)
+    groups = match.groups()
+    # Where no group takes part, as in "(left)|stop|wait", the whole match tells them apart.
+    told = [group or "" for group in groups] if any(group is not None for group in groups) else [match[0]]
+    return tuple(group.casefold() for group in told)
 
 
 def _by_production(content: str, parser: OwnParser) -> Parsed:

@@ -16,6 +16,7 @@ from trialbench import schemas
 from trialbench.cli import main
 from trialbench.measure.sample import Sample
 from trialbench.report.answer import answer
+from trialbench.report.compare import compare_table
 from trialbench.report.comparison import Comparison
 from trialbench.report.correctness import correctness
 from trialbench.report.decide import answer_of, decide_folder
@@ -25,7 +26,7 @@ from trialbench.report.plan import Workload
 from trialbench.report.run import Run, read_run
 from trialbench.report.summary import summarize_run
 from trialbench.report.table import folder_table
-from trialbench.verdict import Facts, Gate, Level, Rules
+from trialbench.verdict import Facts, Gate, Level, Review, Rules, reviewed
 
 GATES = (Gate("start", 6.0), Gate("end", 6.2))
 FACTS = Facts(n=4, adherent=4, gates=GATES, judged={"describe": None})
@@ -108,6 +109,26 @@ def test_what_else_has_to_be_known(tmp_path: Path, changes: dict[str, Any], word
     assert words in said(tmp_path, replace(FACTS, **changes))
 
 
+@pytest.mark.parametrize(
+    ("counts", "also", "words"),
+    [
+        # Judged, and nothing shown: that is not the same as not judged.
+        ((4, 3, 13, 20), {}, "describe better or worse: not shown by 20 pairs"),
+        ((3, 0, 13, 20), {}, "describe better or worse: not shown by 16 of 20 pairs: open review.html"),
+        ((0, 0, 1, 1), {}, "describe better or worse: not shown by 1 pair"),
+        ((4, 3, 13, 20), {"obstacle": "same"}, "obstacle judged same; describe better or worse: not shown by 20 pairs"),
+        ((4, 3, 13, 20), {"describe": "same"}, "describe judged same"),
+    ],
+)
+def test_a_review_that_shows_nothing_is_called_that(
+    tmp_path: Path, counts: tuple[int, int, int, int], also: dict[str, Any], words: str
+) -> None:
+    (tmp_path / "review.html").touch()
+    review = Review("r", ("ann",), {"describe": reviewed(*counts, None)})
+    found = said(tmp_path, replace(FACTS, judged={"describe": None, **also}, review=review))
+    assert found.endswith(f"; {words}")
+
+
 def test_what_was_never_measured_waits_for_nobody(tmp_path: Path) -> None:
     assert "review" not in said(tmp_path, replace(FACTS, judged={"obstacle": None}))
 
@@ -119,6 +140,10 @@ def test_what_was_never_measured_waits_for_nobody(tmp_path: Path) -> None:
         (SLOWER, "; 65 % slower;"),
         (replace(SLOWER, noisy=True), "; 65 % slower, NOISY;"),
         (replace(SLOWER, ratio=0.5), "; 50 % faster;"),
+        (
+            replace(SLOWER, ratio=0.5, failed_candidate=40, failed_baseline=1),
+            "; 50 % faster, leaving out 40 failed requests of the candidate and 1 failed request of the baseline;",
+        ),
         # "Not shown" is not "no difference".
         (replace(SLOWER, finding="not_shown"), "; slower or faster: not shown;"),
         (replace(SLOWER, finding="not_comparable"), "; slower or faster: not comparable;"),
@@ -136,6 +161,7 @@ def test_speed_in_the_word_of_its_finding(tmp_path: Path, comparison: Comparison
         ([True, None], [True, True], True, "obeys in 1 of 2 scenes"),
         ([True] * 3, [True] * 3, True, "agrees with today's model in all 3 scenes, both right in 3 of 3"),
         ([True] * 3, [True] * 3, False, "agrees with today's model in all 3 scenes;"),
+        ([True], [True], True, "agrees with today's model in the one scene, both right in 1 of 1"),
         ([True, False], [True] * 2, False, "in 1 of 2 scenes, and which is right where they differ is not known"),
         ([True] * 6, [False] * 6, True, "in 0 of 6 scenes and is right where they differ in 6 of 6, today's in 0"),
         ([True] * 6, [False] * 6, True, "(right more often)"),
@@ -182,6 +208,31 @@ def scenes(folders: ModuleType, tmp_path: Path) -> Path:
 
 def flat(text: str) -> str:
     return " ".join(text.split())
+
+
+def test_every_output_says_which_requests_the_speed_leaves_out(scenes: Path) -> None:
+    path = scenes / "samples" / "nav-candidate.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines[:3]:
+        line.update(ok=False, error_class="http_503", latency_ms=None, content=None, parsed=None, strategy=None)
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    left_out = "3 failed requests of the candidate"
+    told = f"leaving out {left_out};"
+    verdict = decide_folder(scenes)
+    assert told in verdict["answer"]
+    assert any(line.endswith(told[:-1]) for line in verdict["evidence"]["trial"]["lines"])
+    assert told in flat(folder_table(scenes))
+    assert f"the medians leave out {left_out}" in flat(folder_table(scenes))
+    assert f"the medians leave out {left_out}" in flat(compare_table([scenes]))
+    page = report_html(scenes)
+    # The sentence, the figure below it, the line about latency and the evidence.
+    assert page.count(told[:-1]) == 4
+    exported = {path.name: path.read_text(encoding="utf-8") for path in write_exports(scenes)}
+    assert told in exported["junit.xml"]
+    assert told in exported["metrics.prom"]
+    summary = json.loads((scenes / "summary.json").read_text())
+    assert schemas.validate(summary, "summary") == []
+    assert f"; leaves out {left_out})" in summary["comparisons"][0]["text"]
 
 
 @pytest.mark.prove

@@ -56,7 +56,7 @@ def test_a_slower_candidate() -> None:
     assert one(found, "tokens_per_s").ratio == pytest.approx(1 / 1.2, abs=0.01)
     assert one(found, "tokens_per_s").unit == "tok/s"
     assert latency.text.startswith("latency: 1.20 x [1.")
-    assert ": different (A1-A2 band " in latency.text
+    assert "% slower (A1-A2 band " in latency.text
 
 
 def of_scenes(factor: float, *, seed: int, scenes: int = 40, n: int = 100) -> Samples:
@@ -130,6 +130,21 @@ def test_baselines_that_agree_by_luck_make_no_band_narrower_than_3_percent() -> 
 @pytest.mark.parametrize("candidate", [5.0, 20.0])
 def test_faster_and_slower_leave_the_band_on_either_side(candidate: float) -> None:
     assert one(compare(samples(candidate), samples(10, seed=2), samples(10, seed=3))).finding == "different"
+
+
+@pytest.mark.parametrize(
+    ("failed", "words"),
+    [
+        ([], ""),
+        (["timeout", "http_503", "empty"], "; leaves out 3 failed requests of the candidate)"),
+        # What we ended ourselves did not fail.
+        (["cut_off"], ""),
+    ],
+)
+def test_requests_that_failed_are_told_beside_the_medians(failed: list[str], words: str) -> None:
+    lost = [replace(made(200 + at, 200.0 + at), ok=False, error_class=name) for at, name in enumerate(failed)]
+    found = compare([*samples(5), *lost], samples(10, seed=2), samples(10, seed=3))
+    assert all(entry.text.endswith(words or " %)") for entry in found)
 
 
 @pytest.mark.parametrize("second", [9.0, 11.0])

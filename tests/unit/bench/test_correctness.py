@@ -116,6 +116,9 @@ def test_a_tie_is_not_right() -> None:
     assert told is not None
     assert told.labeled is not None
     assert told.labeled.all.candidate == 0
+    # What is lost is among the scenes that differ, although both gave the right answer first.
+    assert [one.scene for one in told.disagreements] == told.labeled.lost == ["s0"]
+    assert told.agree == 0
 
 
 @pytest.mark.parametrize(("scenes", "share"), [(100, 0.7), (60, 0.7), (100, 0.9)])
@@ -165,6 +168,13 @@ def test_groups_are_counted_beside_all() -> None:
     assert "(right)" in shown
 
 
+def test_one_scene_has_no_interval() -> None:
+    assert planted(0, 0, 1, 0).text.endswith(
+        "not shown (0 wins, 0 losses, p = 1); both give the same answer in 1 of 1 scenes"
+    )
+    assert "; difference -" in planted(0, 0, 2, 0).text
+
+
 def test_one_question_has_no_answers_by_scene() -> None:
     assert found([made(1, 0.0)], [made(1, 0.0)]) is None
     assert correctness_table(None) == ""
@@ -196,6 +206,14 @@ STEADY = [20.0 + at % 10 / 10 for at in range(100)]
         ({"accuracy_not_worse_by": 5}, (2, 22, 70, 6), "FAIL", "missed (72 against 92 of 100"),
         ({"accuracy_not_worse_by": 5}, (10, 12, 70, 8), "INCONCLUSIVE", "not shown"),
         ({"accuracy_not_worse_by": 0}, (0, 0, 100, 0), "INCONCLUSIVE", "not shown"),
+        # One scene says nothing about others, however wide the margin is.
+        (
+            {"accuracy_not_worse_by": 60},
+            (0, 0, 1, 0),
+            "INCONCLUSIVE",
+            "not shown (one scene says nothing about others)",
+        ),
+        ({"accuracy_not_worse_by": 60}, (0, 0, 2, 0), "PASS", "kept"),
         ({"accuracy_not_worse_by": 5}, None, "INCONCLUSIVE", "no scene has a right answer"),
         ({"p95_ms": 30}, None, "PASS", "p95 of at most 30 ms: kept"),
         ({"p95_ms": 19}, None, "FAIL", "missed"),

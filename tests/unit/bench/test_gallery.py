@@ -64,6 +64,36 @@ def test_both_replies_stand_beside_the_expected_one(
 
 
 @pytest.mark.usefixtures("without")
+@pytest.mark.parametrize(
+    ("words", "told", "right"),
+    [
+        (["left", "left", "right"], "2 of 3 replies", True),
+        # The right answer comes first among equals, and is not that of most.
+        (["left", "right", "center"], "1 of 3 replies", False),
+        (["right", "left", "right"], "2 of 3 replies", False),
+        (["left"] * 3, "", True),
+    ],
+)
+def test_replies_that_vary_are_counted(
+    folders: ModuleType, tmp_path: Path, words: list[str], told: str, right: bool
+) -> None:
+    run = folders.varied(tmp_path / "run")
+    for name, said in {"candidate": words, "baseline-a1": ["up"] * 3}.items():
+        path, left = run / "samples" / f"nav-{name}.jsonl", list(said)
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for line in lines:
+            if line["scene"] == "scene-01":
+                word = left.pop(0)
+                line.update(parsed=[word, "large"], content=f"{word} large")
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    card = next(card for card in built(run).cards if card.scene == "scene-01")
+    assert (card.candidate.text, card.candidate.right) == (f"{max(words, key=words.count)} large", right)
+    section = report_html(run).partition("<h3>scene-01</h3>")[2].partition("</li>")[0]
+    assert section.count(" replies</p>") == bool(told)
+    assert told in section
+
+
+@pytest.mark.usefixtures("without")
 def test_without_pillow_scenes_are_named_and_the_page_says_why(folders: ModuleType, tmp_path: Path) -> None:
     run = folders.scenes(tmp_path / "run")
     (run / "inputs" / "scenes").mkdir()

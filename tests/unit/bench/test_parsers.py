@@ -133,7 +133,10 @@ METERS = Matches(re.compile(r"(left|right) (\d+) m"))
         (METERS, "left 3 m, then right 2 m", None, None),
         (METERS, "left", None, None),
         (Matches(re.compile("yes|no")), "yes", 1, ("yes",)),
-        (Matches(re.compile("(yes)?|no")), "no", 1, ("",)),
+        # Two answers without a group are two answers.
+        (Matches(re.compile("(yes)|no|perhaps")), "no", 1, ("no",)),
+        (Matches(re.compile("(yes)|no|perhaps")), "Perhaps", 2, ("perhaps",)),
+        (Matches(re.compile("(yes)( sir)?")), "yes", 1, ("yes", "")),
     ],
 )
 def test_the_other_forms_of_a_contract(

@@ -14,19 +14,24 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
+from jinja2 import Template
 from published import accept
 from scipy import stats as oracle
 from trialbench import stats
 from trialbench.cli import main
 from trialbench.errors import UsageError
 from trialbench.report.decide import decide_folder
+from trialbench.report.html.report import report_html
 from trialbench.report.review.judgments import review
 from trialbench.report.review.key import NAME, Key, draw, earlier, keep, read
 from trialbench.report.review.page import write_review
 from trialbench.report.review.pairs import NO_REPLY, pairs
 from trialbench.report.run import read_run
+from trialbench.report.summary import summarize_run
 from trialbench.verdict import Facts, Gate, Review, Rules, decide, reviewed
 
+ROOT = Path(__file__).resolve().parents[3]
 ONE = "20260102T030400Z-gemma-4-E4B-it-Q4_K_M"
 Give = Callable[[Path, dict[str, str]], dict[str, Any]]
 
@@ -110,11 +115,16 @@ def test_agreement_at_its_edges(ratings: list[list[str]], share: float | None, k
         # "The same" takes a margin, and that it is shown.
         (0, 0, 20, 20, 60, "same", None),
         (2, 1, 17, 20, 60, "same", None),
-        (2, 2, 16, 20, 60, "not_shown", None),
-        (0, 0, 3, 20, 60, "not_shown", None),
+        (2, 2, 16, 20, 60, "not_shown", 1),
+        (0, 0, 3, 20, 60, "not_shown", 3),
+        # More ties would show it, where no number of them would show a difference.
+        (0, 0, 20, 20, 90, "not_shown", 9),
+        (0, 0, 29, 29, 90, "same", None),
+        (0, 0, 20, 20, 100, "not_shown", None),
+        (5, 0, 15, 20, 60, "not_shown", 4),
         (12, 2, 186, 200, 60, "better", None),
         (0, 0, 0, 20, 60, "not_shown", None),
-        (0, 0, 1, 1, 1, "not_shown", None),
+        (0, 0, 1, 1, 1, "not_shown", 1),
     ],
 )
 def test_judgments_are_better_worse_same_or_not_shown(
@@ -247,6 +257,10 @@ def test_without_two_different_replies_there_is_nothing_to_review(
     assert capsys.readouterr().out == f"{run / 'report.html'}\n"
     assert not (run / NAME).exists()
     assert not (run / "review.html").exists()
+    # Nobody is sent to a page that is not there.
+    steps = summarize_run(read_run(run)).restore.next
+    assert not any("review.html" in step for step in steps)
+    assert (kind == "finished") == any("no pair of different replies" in step for step in steps)
 
 
 def test_the_seed_draws_sides_that_earn_nothing(run: Path) -> None:
@@ -515,6 +529,53 @@ def test_several_reviewers_without_a_pair_in_common(run: Path, give: Give) -> No
     files = [saved(run, {pair: "same"}, f"{pair}.json", reviewer=pair) for pair in "12"]
     found = decide_folder(run, judgments=files)
     assert "2 reviewers judged no pair in common" in " ".join(found["reasons"])
+
+
+@pytest.mark.parametrize("option", [["--judge", "describe=same"], []])
+def test_who_judges_hears_what_has_to_be_written_again(
+    run: Path, capsys: pytest.CaptureFixture[str], option: list[str]
+) -> None:
+    assert main(["verdict", str(run), *option]) == 0
+    assert "decided before" not in capsys.readouterr().out
+    for name in ("report.html", "exports"):
+        (run / name).mkdir()
+    assert main(["verdict", str(run), *option]) == 0
+    told = capsys.readouterr().out
+    assert ("report.html still says what was decided before: trialbench report DIR" in told) == bool(option)
+    assert ("exports still says what was decided before: trialbench export DIR" in told) == bool(option)
+
+
+def test_a_word_about_a_workload_replaces_what_the_review_said_of_it(run: Path, give: Give) -> None:
+    give(run, answers(read(run / NAME), lambda at, work: "candidate"))
+    found = decide_folder(run, judged={"describe": "worse"})
+    assert (found["verdict"], list(found["facts"]["review"]["workloads"])) == ("REJECT", ["nav"])
+    assert "describe better" not in " ".join([*found["reasons"], found["answer"]])
+    assert decide_folder(run)["reasons"] == found["reasons"]
+
+
+def test_a_play_after_a_review_tells_the_hook_what_was_decided(run: Path, give: Give) -> None:
+    give(run, answers(read(run / NAME), lambda at, work: "candidate" if work == "describe" else "same"))
+    # As harvest.yml decides again, and makes its words for the hook.
+    assert main(["verdict", str(run)]) == 0
+    words = yaml.safe_load((ROOT / "roles" / "verdict" / "vars" / "main.yml").read_text())["_verdict_told"]
+    told = Template(words).render(_verdict_document=json.loads((run / "verdict.json").read_text()))
+    assert told.startswith("ADOPT: fits: ")
+    assert told.endswith("; describe judged better")
+
+
+@pytest.mark.parametrize("pairs_left", [0, 1])
+def test_a_review_that_shows_nothing_is_no_missing_one(run: Path, give: Give, pairs_left: int) -> None:
+    """Who has judged all pairs is not sent to the page again."""
+    said = answers(read(run / NAME), lambda at, work: "same")
+    found = give(run, dict(list(said.items())[pairs_left:]))
+    assert found["verdict"] == "PENDING_REVIEW"
+    assert "not reviewed yet" not in found["answer"]
+    assert "describe better or worse: not shown by " in found["answer"]
+    page, summary = report_html(run), json.loads((run / "summary.json").read_text())
+    assert "The blind review: not shown by " in page
+    assert "Not judged yet" not in page
+    assert ("Judge the replies without knowing" in page) == bool(pairs_left)
+    assert any("judge blind" in step for step in summary["restore"]["next"]) == bool(pairs_left)
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_the_first_screen_names_the_live_model_and_how_much_slower(run: Path) ->
     assert "beside the live model gemma-4-E2B-it" in head
     assert "fits: 6.2 of 5.5-7.5 GB; 34 % slower, NOISY; obeys in 100 of 100 replies to one question" in head
     rest = report_html(run).split('<dl class="facts"')[1]
-    assert "Latency: 34 % slower (p50 11.6 ms, live model gemma-4-E2B-it 8.7 ms)" in rest
+    assert "Latency: 34 % slower, NOISY (p50 11.6 ms, live model gemma-4-E2B-it 8.7 ms)" in rest
     assert "It does not affect the verdict." in rest
     found = built(run)
     # The next step is on the page, and no file or DIR.

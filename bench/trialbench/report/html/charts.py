@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from trialbench.measure.sample import Sample
 from trialbench.measure.summary import SegmentSummary, latencies_ms
-from trialbench.report.comparison import Comparison, Metric, direction, finding_text
+from trialbench.report.comparison import Comparison, Metric, direction, finding_noisy
 from trialbench.report.measured import quantile_text
 from trialbench.report.plan import Workload
 from trialbench.report.run import Segment
@@ -175,12 +175,12 @@ def _kind(row: Comparison) -> str:
 
 def _told(row: Comparison) -> str:
     """`1.22 [1.18, 1.26], 22 % slower`."""
-    return f"{ratio_text(row.ratio, row.low, row.high)}, {finding_text(row)}"
+    return f"{ratio_text(row.ratio, row.low, row.high)}, {finding_noisy(row)}"
 
 
 def _briefly(row: Comparison) -> str:
     """`1.22, 22 % slower`: what fits on a phone."""
-    return f"{ratio_text(row.ratio)}, {finding_text(row)}"
+    return f"{ratio_text(row.ratio)}, {finding_noisy(row)}"
 
 
 def _reached(row: Comparison) -> list[float]:

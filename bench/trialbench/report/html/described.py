@@ -38,7 +38,8 @@ class Reply:
 class Shown:
     """The replies to one workload side by side; `command` records a person's judgment.
 
-    `id` is the section's, `title` the workload's name for people; `pictured` tells whether it asks about a picture.
+    `id` is the section's, `title` the workload's name for people; `pictured` tells whether it asks about a picture;
+    `reviewed` is what a blind review found that decides nothing.
     """
 
     id: str
@@ -48,6 +49,7 @@ class Shown:
     baseline: list[Reply]
     candidate: list[Reply]
     judged: str | None
+    reviewed: str
     command: str
     hidden: int
 
@@ -79,6 +81,7 @@ def _shown(run: Run, work: Workload) -> Shown | None:
     if not any(sides):
         return None
     replies = [_replies(side) for side in sides]
+    reviewed = run.verdict.review.workloads.get(work.name) if run.verdict and run.verdict.review else None
     return Shown(
         id=f"shown-{work.name}",
         title=work.name.capitalize(),
@@ -88,6 +91,7 @@ def _shown(run: Run, work: Workload) -> Shown | None:
         baseline=replies[0][:_MOST_REPLIES],
         candidate=replies[1][:_MOST_REPLIES],
         judged=run.judged[work.name],
+        reviewed=reviewed.word if reviewed else "",
         command=f"trialbench verdict {command_path(run.path)} --judge {work.name}=better",
         hidden=sum(max(0, len(side) - _MOST_REPLIES) for side in replies),
     )

@@ -17,11 +17,16 @@ MOST = 60
 
 @dataclass(frozen=True)
 class Said:
-    """What a model replied, in its own words; `trouble` if that was no good reply. `right` None: not known."""
+    """What a model replied, in its own words; `trouble` if that was no good reply. `right` None: not known.
+
+    `count` of its `total` replies give that answer; it can be the right one without being that of most of them.
+    """
 
     text: str
     trouble: str
     right: bool | None
+    count: int
+    total: int
 
 
 @dataclass(frozen=True)
@@ -84,4 +89,5 @@ def _said(samples: Sequence[Sample], right: bool | None) -> Said:
     trouble = "" if one.ok else f"{one.error_class or 'failed'}: {one.error_detail or 'no valid reply'}"
     if one.ok and not one.adherent:
         trouble = "cut by max_tokens" if one.cut else "not by the contract"
-    return Said(one.content or "", trouble, right)
+    count = sum(answer_of([sample]) == usual for sample in samples)
+    return Said(one.content or "", trouble, right, count, len(samples))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from trialbench.measure.summary import SegmentSummary
 from trialbench.report.answer import REVIEW
-from trialbench.report.comparison import Comparison, finding_text
+from trialbench.report.comparison import Comparison, finding_noisy, finding_told
 from trialbench.report.correctness import WORDS
 from trialbench.report.decide import answer_of, evidence_of, older, share_facts
 from trialbench.report.evidence import QUESTIONS, Finding
@@ -298,7 +298,7 @@ def _speed(plan: Plan, summary: Summary) -> str:
     medians = f"p50 {number(row.candidate)} ms, {live} {number(row.baseline)} ms"
     declared = speed_decides(plan)
     weight = "affects the verdict by the declared levels alone" if declared else "does not affect the verdict"
-    return f"Latency: {finding_text(row)} ({medians}). It {weight}."
+    return f"Latency: {finding_told(row)} ({medians}). It {weight}."
 
 
 def _steps(run: Run, summary: Summary, replies: Sequence[Shown]) -> list[Step]:
@@ -307,7 +307,7 @@ def _steps(run: Run, summary: Summary, replies: Sequence[Shown]) -> list[Step]:
     if summary.outcome != "completed" or not waiting:
         return [Step(text) for text in summary.restore.next[:_MOST_ROWS]]
     blind = "Judge the replies without knowing whose they are:"
-    found = [Step(blind, REVIEW, REVIEW)] if (run.path / REVIEW).is_file() else []
+    found = [Step(blind, REVIEW, REVIEW)] if run.unreviewed and (run.path / REVIEW).is_file() else []
     text = "Read the replies side by side; the command below them records which are better:"
     return [*found, *(Step(text, f"#{one.id}", one.title) for one in waiting)]
 
@@ -407,7 +407,7 @@ def _measured(summary: Summary, candidate: SegmentSummary) -> list[Fact]:
     value = row.candidate if row else candidate.latency_ms.p50.value
     beside = f"baseline {number(row.baseline)} ms" if row else ""
     if row and row.ratio:
-        beside += f", ratio {_ratio(row)}: {finding_text(row)}"
+        beside += f", ratio {_ratio(row)}: {finding_told(row)}"
     found, adherence = [Fact("latency p50", number(value), "ms", beside)], candidate.adherence
     if adherence and adherence.n:
         # Its bounds, and how many questions would decide, are among the reasons.
@@ -443,8 +443,8 @@ def _comparison(summary: Summary) -> Table | None:
             f"{number(row.baseline)} {row.unit}",
             f"{number(row.a1)} / {number(row.a2)}",
             _ratio(row),
-            f"\N{PLUS-MINUS SIGN} {_percent(row)}{' NOISY' if row.noisy else ''}" if row.band else "unknown",
-            finding_text(row),
+            f"\N{PLUS-MINUS SIGN} {_percent(row)}" if row.band else "unknown",
+            finding_noisy(row),
         ]
         for row in summary.comparisons
     ]
@@ -456,7 +456,9 @@ def _comparison(summary: Summary) -> Table | None:
 
 def _comparison_notes(run: Run, summary: Summary) -> list[str]:
     if summary.comparisons:
-        return [f"{charts.METRICS[row.metric]}: {row.why}" for row in summary.comparisons if row.why]
+        left_out = next((row.left_out for row in summary.comparisons if row.left_out), "")
+        why = [f"{charts.METRICS[row.metric]}: {row.why}" for row in summary.comparisons if row.why]
+        return [*why, *([f"The medians leave out {left_out}."] if left_out else [])]
     if run.rehearsal:
         return ["A rehearsal measures nothing."]
     missing = [

@@ -228,7 +228,9 @@ def test_it_is_told_when_a_trial_opens_and_when_it_closes(
     assert seen == [(True, "opened"), (False, "closed")]
 
 
-SENTENCE = "ADOPT: fits: 6.2 of 5.5-7.5 GB; " + "; ".join(["obeys in 60 of 60 scenes"] * 15)
+SENTENCE = "ADOPT: fits: 6.2 of 5.5-7.5 GB; " + "; ".join(
+    [*["obeys in 60 of 60 scenes"] * 30, "describe judged better"]
+)
 
 
 def test_it_is_told_what_was_decided(hooked: World, verb: Callable[..., int]) -> None:
@@ -245,7 +247,7 @@ def test_it_is_told_what_was_decided(hooked: World, verb: Callable[..., int]) ->
         "REASON": SENTENCE,
     }
     assert len(hooked.events()) == before
-    assert 200 < len(SENTENCE) < 500
+    assert 800 < len(SENTENCE) < 1000
 
 
 def test_without_a_hook_a_verdict_is_told_to_nobody(
