@@ -6,7 +6,9 @@ MAKEFLAGS += --no-print-directory
 
 # The checkout's own tools first. CURDIR and not a relative path: molecule and ansible-test change the folder.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Bytecode lies outside of the tree, so it litters nothing; without it every Python process compiles what it imports.
 export PYTHONPYCACHEPREFIX := $(CURDIR)/build/pycache
+unexport PYTHONDONTWRITEBYTECODE
 
 # Several twins can run side by side: MT_TWIN=another make twin-up.
 export MT_TWIN ?= mt-twin

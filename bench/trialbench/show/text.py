@@ -8,7 +8,7 @@ import re
 import sys
 import textwrap
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from trialbench.show.terminal import screen
 
@@ -101,13 +101,14 @@ def cells(text: str) -> int:
     return len(text) if text.isascii() else sum(_widths(text))
 
 
-def _widths(text: str) -> list[int]:
+def _widths(text: str) -> Iterator[int]:
     """The columns of each character of `text`, as wcwidth counts them."""
-    found: list[int] = []
     last, before = 0, ""  # width of the last character that has one, and the one before this
     half = False  # whether the one before is the first half of a flag
     for at, one in enumerate(text):
-        if before == _JOINER and last == 2:
+        if " " <= one <= "~" and before != _JOINER and not half:
+            own = 1  # most characters of most texts, and by far the quickest to tell
+        elif before == _JOINER and last == 2:
             own = 0
         elif half:
             own, half = 0, False
@@ -124,8 +125,7 @@ def _widths(text: str) -> list[int]:
             own = 2 if unicodedata.east_asian_width(one) in "WF" else 1
         last = 2 if one == _EMOJI and own else own or last
         before = one
-        found.append(own)
-    return found
+        yield own
 
 
 def middle(text: str, limit: int) -> str:
@@ -149,7 +149,7 @@ def _start(text: str, limit: int) -> str:
 
 def _end(text: str, limit: int) -> str:
     """The last characters of `text` that fit into `limit` columns; what belongs to a letter before them goes, too."""
-    widths = _widths(text)
+    widths = list(_widths(text))
     at = len(text)
     while at > 0 and sum(widths[at - 1 :]) <= limit:
         at -= 1
