@@ -401,7 +401,7 @@ class Restorer:
         except TROUBLE as err:
             self.note(f"it is unknown which units went down with the tenants: {err}")
             return False
-        deadline = time.monotonic() + DEPENDENTS_S
+        deadline = time.monotonic() + max(DEPENDENTS_S, self.plan.dependents_s)
         for unit in down:
             self.start_dependent(unit, deadline)
         return bool(down)
@@ -417,7 +417,7 @@ class Restorer:
         self.journal.write("dependent_starting", unit=unit.id, found=f"{unit.state}, stopped with {', '.join(roots)}")
         began = time.monotonic()
         try:
-            surroundings.start(unit, max(POLL_S, deadline - began))
+            surroundings.start(unit, max(POLL_S, min(deadline - began, surroundings.start_limit_s(unit))))
         except TROUBLE as err:
             reason = "; ".join(filter(None, (f"{unit.id}: {err}", definitions.words(self.state, unit.id))))
             self.note(reason)

@@ -23,7 +23,8 @@ REVIVES = ("TriggeredBy", "UpheldBy")
 PROPERTIES = (
     "Id", "Names", "LoadState", "ActiveState", "SubState", "Job", "Type", "BusName", "UnitFileState", "Transient",
     "CanStart", "CanStop", "RefuseManualStart", "RefuseManualStop", "NeedDaemonReload",
-    "FragmentPath", "SourcePath", "DropInPaths", "EnvironmentFiles", *DRAGS, *REVIVES, FOLLOWS,
+    "TimeoutStartUSec", "TimeoutUSec", "FragmentPath", "SourcePath", "DropInPaths", "EnvironmentFiles",
+    *DRAGS, *REVIVES, FOLLOWS,
 )  # fmt: skip
 # Types of units that a stop can pass through. Devices, slices and scopes are not stopped with a service.
 PATTERNS = ("*.service", "*.socket", "*.timer", "*.path", "*.target", "*.mount", "*.automount")

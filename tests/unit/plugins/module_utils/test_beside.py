@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import stat
@@ -13,7 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible_collections.edgelab.model_trial.plugins.module_utils import definitions, gpu, probes, program, tenants
+from ansible_collections.edgelab.model_trial.plugins.module_utils import (
+    definitions,
+    gpu,
+    probes,
+    program,
+    surroundings,
+    tenants,
+    units,
+)
 from ansible_collections.edgelab.model_trial.plugins.module_utils.restorer import RestoreFailed, Restorer
 from ansible_collections.edgelab.model_trial.plugins.module_utils.runner import PhaseFailed
 
@@ -41,6 +50,12 @@ def needs(world: World, name: str, *others: str, how: str = "RequiredBy", **fact
 
     world.beside[name] = Beside(needs=others, how=how, facts=facts)
     return world.beside[name]
+
+
+def shown(world: World) -> list[units.Unit]:
+    """The units of `needs`, as systemd shows them."""
+    known = units.parse(world.command(["systemctl", "show", "--property=Id,Names,", "--", *world.beside])[1])
+    return [known[name] for name in world.beside]
 
 
 def measured(world: World) -> World:
@@ -121,6 +136,40 @@ def test_what_is_still_being_started_is_waited_for(world: World, ends: bool) -> 
         assert (unit.active, unit.starts) == (True, 1)
     else:
         assert "is now activating (start): it went down with llamacpp" in incomplete(world)
+
+
+SLOW = [
+    ({"TimeoutStartUSec": "infinity"}, 60.0),
+    ({"TimeoutStartUSec": "2min"}, 110.0),
+    ({"TimeoutStartUSec": "no time"}, 60.0),
+]
+
+
+@pytest.mark.parametrize(("facts", "start_s"), SLOW)
+def test_a_start_gets_the_time_that_systemd_gives_it(world: World, facts: dict[str, str], start_s: float) -> None:
+    """A one-shot loads something, and a unit beside it still gets its turn."""
+    unit, after = needs(world, "eyes.service", LLAMACPP, **facts), needs(world, "later.socket", LLAMACPP)
+    world.plan = dataclasses.replace(world.plan, dependents_s=surroundings.starts_bound_s(shown(world)))
+    measured(world)
+    unit.start_s = start_s
+    restore(world)
+    assert (unit.active, unit.starts, after.active) == (True, 1, True)
+    assert world.state.mark() is None
+
+
+def test_a_start_that_takes_longer_goes_on_and_the_next_attempt_joins_it(world: World) -> None:
+    unit = needs(world, "eyes.service", LLAMACPP, TimeoutStartUSec="infinity")
+    after = needs(world, "later.socket", LLAMACPP)
+    world.plan = dataclasses.replace(world.plan, dependents_s=surroundings.starts_bound_s(shown(world)))
+    measured(world)
+    unit.start_s = 150.0
+    began = world.clock.now
+    assert "unit eyes.service was active (running) and is now activating (start)" in incomplete(world)
+    assert world.clock.now - began < world.plan.restore_bound_s
+    assert after.active
+    restore(world)
+    assert (unit.active, unit.starts) == (True, 1)
+    assert world.state.mark() is None
 
 
 def test_what_does_not_come_back_keeps_the_mark(world: World) -> None:
