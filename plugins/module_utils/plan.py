@@ -122,9 +122,13 @@ class Tenant:
 
     @property
     def looks_bound_s(self) -> float:
-        """Upper bound of looking at it in a restore, outside its own limits; docker may be silent each time."""
+        """Upper bound of looking at it in a restore, outside its own limits; docker may be silent each time.
+
+        The last look, after the checks, asks a silent manager again.
+        """
         answers = LOOKS * self.health.timeout_s if self.health else 0.0
-        return answers + (2 * QUESTION_S + PATIENCE_S if self.kind == "container" else 0.0)
+        last = {"systemd": PATIENCE_S, "container": PATIENCE_S + QUESTION_S}.get(self.kind, 0.0)
+        return answers + last + (2 * QUESTION_S + PATIENCE_S if self.kind == "container" else 0.0)
 
     @property
     def checks_bound_s(self) -> float:

@@ -2510,6 +2510,25 @@ def the_card_is_late(world: World, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(gpu.Opening, "card", late)
 
 
+def docker_is_silent_at_the_last_look(world: World, patch: pytest.MonkeyPatch) -> None:
+    """When the checks have passed, it no longer tells how a container is; each question takes all its time."""
+    check, command = checks.run, run.command
+    checked: list[bool] = []
+
+    def checking(*args: Any, **options: Any) -> list[checks.CheckResult]:
+        checked.append(True)
+        return check(*args, **options)
+
+    def silent(argv: Any, limit_s: float, **options: Any) -> run.Ran:
+        if checked and "{{json .State}}" in argv:
+            world.clock.sleep(limit_s)
+            raise TimeoutError(f"{argv} timed out")
+        return command(argv, limit_s, **options)
+
+    patch.setattr(checks, "run", checking)
+    patch.setattr(run, "command", silent)
+
+
 LATE: dict[str, Callable[[World, pytest.MonkeyPatch], None]] = {
     "docker lists": docker_is_late("ps"),
     "docker removes": docker_is_late("rm"),
@@ -2522,10 +2541,12 @@ LATE: dict[str, Callable[[World, pytest.MonkeyPatch], None]] = {
     "a stop": a_stop_is_under_way,
     "memory": memory_is_late,
     "the card": the_card_is_late,
+    "the last look": docker_is_silent_at_the_last_look,
 }
 TOGETHER = [[name] for name in LATE] + [
     ["docker lists", "docker removes", "a container opens the card", "pages", "starts", "a stop", "memory"],
     ["docker removes", "pages", "everybody is ill", "memory", "the card"],
+    ["docker tells all", "pages", "starts", "memory", "the last look"],
 ]
 
 
