@@ -126,6 +126,8 @@ class Restorer:
         self.first: dict[str, tenants.Standing] = {}
         # Tenants that this attempt could not bring up.
         self.unstarted: list[str] = []
+        # Tenants that this attempt has stopped: on a full disk the journal may not say so.
+        self.ended: set[str] = set()
         # First: holders of the old epoch can no longer act.
         # On a full disk the new epoch cannot be written; the tenants come back anyway.
         with contextlib.suppress(OSError):
@@ -302,6 +304,7 @@ class Restorer:
     def end(self, tenant: Tenant) -> None:
         """Stop a tenant that has to be started again."""
         self.journal.write("tenant_stopping", tenant=tenant.name, impact=tenant.impact)
+        self.ended.add(tenant.name)
         took = tenants.end(tenant, self.log(tenant))
         self.journal.write("tenant_stopped", tenant=tenant.name, duration_s=round(took, 3))
 
@@ -391,7 +394,7 @@ class Restorer:
         entries = read(self.state.journal_path(self.plan.run))
         if not any(e["event"] == "opened" for e in entries):
             return self.plan.stop_order
-        return sorted({e["tenant"] for e in entries if e["event"] == "tenant_stopping"})
+        return sorted(self.ended.union(e["tenant"] for e in entries if e["event"] == "tenant_stopping"))
 
     def start_dependents(self) -> bool:
         """Start units that systemd stopped together with a tenant and that are not tenants; says if there were any."""
@@ -763,17 +766,24 @@ class Restorer:
         return found
 
     def note_lost(self, first: Mapping[str, tenants.Standing], last: Mapping[str, tenants.Standing]) -> None:
-        """Note each tenant that died during the checks, perhaps after its own."""
-        for name, before in first.items():
-            now = last.get(name)
-            if not before.running:
-                continue
+        """Note who died during the checks, perhaps after its own: tenants, and units that went down with one."""
+        for name in (tenant.name for tenant in self.ours):
+            before, now = first.get(name), last.get(name)
             if now is None:
                 self.note(f"{name} is gone after the checks, or its state can't be read")
             elif not now.running:
                 self.note(f"{name} did not stay up: it does not run after the checks")
-            elif now.restarts != before.restarts or (before.process and not probes.alive(before.process)):
+            elif before and (now.restarts != before.restarts or (before.process and not probes.alive(before.process))):
                 self.note(f"{name} did not stay up: it was started again during the checks")
+            elif now.trouble:
+                self.note(f"{name} did not stay up: after the checks {now.trouble}")
+        beside = self.surroundings
+        try:
+            lost = surroundings.gone_units(beside, self.stopped(), beside.get("dependents") or {}).ours
+            for text in lost:
+                self.note(f"after the checks, {text}")
+        except TROUBLE as err:
+            self.note(f"it is unknown after the checks which units went down with the tenants: {err}")
 
     def prove(self, began: float) -> list[checks.CheckResult]:
         """Run the checks, then remove the mark, which frees the host."""

@@ -332,7 +332,35 @@ def _ended(unit: Unit, before: str) -> bool:
 
 def _moves(unit: Unit, before: str) -> bool:
     """Whether a stop or start of a unit is begun and not ended: it is neither up nor down."""
-    return unit.leaving or (unit.facts.get("ActiveState") == "activating" and not before.startswith("activating"))
+    # A job of one that is down waits for its turn, perhaps forever.
+    coming = unit.active and not unit.up and not before.startswith(unit.facts.get("ActiveState", ""))
+    return unit.leaving or coming
+
+
+def gone_units(before: Mapping[str, Any], stopped: Iterable[str], names: Iterable[str]) -> Gone:
+    """Units among these that ran before and do not run now.
+
+    Args:
+        before: what `take` found.
+        stopped: tenants that the trial has stopped.
+        names: the units to look at.
+
+    Raises:
+        OSError: systemd did not answer.
+    """
+    found, stopped, wanted = Gone(), set(stopped), list(names)
+    known = units.show(_ask, wanted)
+    for name in wanted:
+        unit, state = known.get(name), (before.get("units") or {}).get(name, "unknown")
+        roots = _fell_with(before, name, stopped)
+        if unit and unit.active and not _ended(unit, state) and not (roots and _moves(unit, state)):
+            continue
+        words = f"unit {name} was {state} and is now {unit.state if unit else 'not known to systemd'}"
+        if roots:
+            found.ours.append(f"{words}: it went down with {' and '.join(roots)}")
+        else:
+            found.others.append(words)
+    return found
 
 
 def gone(before: Mapping[str, Any], stopped: Iterable[str], *, docker: bool, boxes: Iterable[str] = ()) -> Gone:
@@ -348,18 +376,8 @@ def gone(before: Mapping[str, Any], stopped: Iterable[str], *, docker: bool, box
     Raises:
         OSError: systemd did not answer.
     """
-    found, stopped = Gone(), set(stopped)
-    known = units.show(_ask, before.get("units") or {})
-    for name, state in (before.get("units") or {}).items():
-        unit = known.get(name)
-        roots = _fell_with(before, name, stopped)
-        if unit and unit.active and not _ended(unit, state) and not (roots and _moves(unit, state)):
-            continue
-        words = f"unit {name} was {state} and is now {unit.state if unit else 'not known to systemd'}"
-        if roots:
-            found.ours.append(f"{words}: it went down with {' and '.join(roots)}")
-        else:
-            found.others.append(words)
+    stopped = set(stopped)
+    found = gone_units(before, stopped, before.get("units") or {})
     running = _containers() if docker and before.get("containers") else None
     for name in sorted(set(boxes) & set(before.get("containers") or {})) if docker else ():
         was = before["containers"][name]

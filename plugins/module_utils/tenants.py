@@ -1503,11 +1503,15 @@ def wait_healthy(
 
 @dataclass(frozen=True)
 class Standing:
-    """Whether a tenant runs, which process it is if it has one, how often its manager has restarted it by itself."""
+    """Whether a tenant runs, which process it is if it has one, how often its manager has restarted it by itself.
+
+    ``trouble`` says why one that runs is not up, in words: it is paused, waits for a new start, or a stop is under way.
+    """
 
     running: bool
     process: ProcessId | None
     restarts: int
+    trouble: str = ""
 
     def facts(self) -> dict[str, int | bool]:
         """It as JSON: ``{"running", "pid", "start_ticks", "restarts"}``; the numbers of no process are 0."""
@@ -1528,8 +1532,9 @@ def standing(tenant: Tenant) -> Standing:
         OSError: likewise.
     """
     kind = of(tenant)
-    seen = kind.seen()
-    return Standing(seen.running, seen.process, kind.restarts())
+    seen, begun = kind.seen(), kind.begun()
+    trouble = begun.found if begun else "" if seen.up else seen.found
+    return Standing(seen.running, seen.process, kind.restarts(), trouble)
 
 
 def unsettled(tenant: Tenant, first: Standing) -> str:

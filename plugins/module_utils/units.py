@@ -63,10 +63,14 @@ class Unit:
         return state in (*_UP, "activating") or (self._job and state != "deactivating")
 
     @property
+    def up(self) -> bool:
+        """Whether it is up, whatever job it has."""
+        return self.facts.get("ActiveState") in _UP
+
+    @property
     def leaving(self) -> bool:
         """Whether it goes down, or has a job that may be its stop: begun and not ended is neither up nor down."""
-        state = self.facts.get("ActiveState")
-        return state == "deactivating" or (state in _UP and self._job)
+        return self.facts.get("ActiveState") == "deactivating" or (self.up and self._job)
 
     @property
     def _job(self) -> bool:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import stat
@@ -15,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible_collections.edgelab.model_trial.plugins.module_utils import (
+    checks,
     definitions,
     gpu,
+    journal,
     probes,
     program,
     surroundings,
@@ -122,12 +125,20 @@ def test_what_still_goes_down_with_a_tenant_is_not_up(world: World, facts: dict[
         assert f"is now {facts['ActiveState']} ({facts['SubState']}): it went down with llamacpp" in incomplete(world)
 
 
+@pytest.mark.parametrize(
+    "starting",
+    [
+        {"ActiveState": "activating", "SubState": "start", "Job": "9"},
+        {"ActiveState": "inactive", "SubState": "dead", "Job": "9"},
+        {"ActiveState": "failed", "SubState": "failed", "Job": "9"},
+    ],
+    ids=["it starts", "it waits for its turn", "it has failed and waits for its turn"],
+)
 @pytest.mark.parametrize("ends", [True, False])
-def test_what_is_still_being_started_is_waited_for(world: World, ends: bool) -> None:
-    """A tenant's start may bring it along; its own start may yet fail."""
+def test_what_is_still_being_started_is_waited_for(world: World, starting: dict[str, str], ends: bool) -> None:
+    """A tenant's start or a boot may bring it along; its own start may yet fail, or wait forever."""
     unit = needs(world, "eyes.service", LLAMACPP)
     measured(world)
-    starting = {"ActiveState": "activating", "SubState": "start", "Job": "9"}
     unit.active = True
     unit.facts.update(starting)
     if ends:
@@ -135,7 +146,8 @@ def test_what_is_still_being_started_is_waited_for(world: World, ends: bool) -> 
         restore(world)
         assert (unit.active, unit.starts) == (True, 1)
     else:
-        assert "is now activating (start): it went down with llamacpp" in incomplete(world)
+        state = f"{starting['ActiveState']} ({starting['SubState']})"
+        assert f"is now {state}: it went down with llamacpp" in incomplete(world)
 
 
 SLOW = [
@@ -197,6 +209,41 @@ def test_what_dies_after_its_start_keeps_the_mark(world: World) -> None:
     assert "unit eyes.service was active (running)" in incomplete(world)
     restore(world)
     assert unit.active
+
+
+def test_what_dies_during_the_checks_keeps_the_mark(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = needs(world, "eyes.service", LLAMACPP)
+    measured(world)
+    check = checks.run
+
+    def fatal(*args: Any, **options: Any) -> list[checks.CheckResult]:
+        unit.active = False
+        return check(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checks, "run", fatal)
+        assert "after the checks, unit eyes.service was active (running) and is now inactive" in incomplete(world)
+    restore(world)
+    assert unit.active
+    assert world.state.mark() is None
+
+
+def test_a_stop_of_the_restores_own_that_no_journal_tells_counts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk: a tenant is ill and stopped, and what goes down with it comes back."""
+    unit = needs(world, "eyes.service", LLAMACPP)
+    world.open()
+    world.services["llamacpp"].ill, world.services["llamacpp"].born = True, world.clock.now - 10_000
+    append = journal.Journal._append
+
+    def full(writer: journal.Journal, event: str, facts: dict[str, Any]) -> None:
+        if writer.by == "restorer":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(writer, event, facts)
+
+    monkeypatch.setattr(journal.Journal, "_append", full)
+    restore(world)
+    assert (unit.active, unit.starts) == (True, 1)
+    assert world.up("llamacpp")
 
 
 def test_nobody_is_started_past_a_tenant_that_does_not_start(world: World) -> None:
