@@ -409,6 +409,19 @@ class Restorer:
             self.start_dependent(unit, deadline)
         return bool(down)
 
+    def start_sockets(self, tenant: Tenant, deadline: float) -> None:
+        """Start a unit's own sockets that went down with it: once the unit runs, systemd refuses to start them."""
+        before, name = self.surroundings, units.full(tenant.unit)
+        if not tenant.unit or not any(other.endswith(".socket") for other in before.get("dependents") or {}):
+            return
+        down: list[units.Unit] = []
+        # What can't be asked now is asked after the last start.
+        with contextlib.suppress(*TROUBLE):
+            down = surroundings.fallen(before, self.stopped())
+        for unit in down:
+            if unit.kind == "socket" and name in unit.words("Triggers"):
+                self.start_dependent(unit, deadline)
+
     def start_dependent(self, unit: units.Unit, deadline: float) -> None:
         """Start one of them; a failure is noted, and keeps the mark."""
         roots = self.surroundings["dependents"].get(unit.id, {})
@@ -689,6 +702,7 @@ class Restorer:
             # A start that looked failed may have succeeded: never start a second one beside it.
             scope = self.loading(tenant)
             if not scope and not self.running(tenant):
+                self.start_sockets(tenant, deadline)
                 scope = tenants.start(tenant, log, deadline - time.monotonic())
                 self.journal.write("tenant_started", tenant=tenant.name)
             tenants.wait_healthy(tenant, log, scope, deadline - time.monotonic(), sure=sure)

@@ -23,7 +23,7 @@ REVIVES = ("TriggeredBy", "UpheldBy")
 PROPERTIES = (
     "Id", "Names", "LoadState", "ActiveState", "SubState", "Job", "Type", "BusName", "UnitFileState", "Transient",
     "CanStart", "CanStop", "RefuseManualStart", "RefuseManualStop", "NeedDaemonReload",
-    "TimeoutStartUSec", "TimeoutUSec", "FragmentPath", "SourcePath", "DropInPaths", "EnvironmentFiles",
+    "TimeoutStartUSec", "TimeoutUSec", "Triggers", "FragmentPath", "SourcePath", "DropInPaths", "EnvironmentFiles",
     *DRAGS, *REVIVES, FOLLOWS,
 )  # fmt: skip
 # Types of units that a stop can pass through. Devices, slices and scopes are not stopped with a service.

@@ -824,6 +824,9 @@ class World:
         unit = self.beside[name]
         if unit.broken:
             return 1, "", f"Job for {name} failed: {unit.broken}\n"
+        running = {f"{s.tenant.unit}.service" for s in self.services.values() if s.pid and s.tenant.unit}
+        if name.endswith(".socket") and running & set(unit.facts.get("Triggers", "").split()):
+            return 1, "", f"Job for {name} failed: Socket service already active, refusing.\n"
         unit.starts += not unit.starting
         if unit.start_s and not unit.starting:
             unit.starting = True

@@ -101,6 +101,19 @@ def test_what_went_down_with_a_tenant_comes_back(world: World, name: str, how: s
     assert sorted(e["unit"] for e in events(world, "dependent_started")) == sorted([name, "far.service"])
 
 
+def test_a_units_own_socket_is_started_before_it(world: World) -> None:
+    """It has PartOf= the unit, and systemd refuses to start it while the unit runs."""
+    own = needs(world, "panda-llamacpp.socket", LLAMACPP, how="ConsistsOf", Triggers=LLAMACPP)
+    other = needs(world, "eyes.socket", LLAMACPP, how="ConsistsOf", Triggers="eyes.service")
+    measured(world)
+    restore(world)
+    assert (own.active, own.starts, other.active, other.starts) == (True, 1, True, 1)
+    assert world.state.mark() is None
+    names = world.named()
+    began = names.index("dependent_started")
+    assert names.index("tenant_starting llamacpp") < began < names.index("tenant_started llamacpp")
+
+
 @pytest.mark.parametrize(
     "facts",
     [
