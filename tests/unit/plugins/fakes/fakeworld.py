@@ -743,6 +743,8 @@ class World:
             if args[-1] in services.UNITS:
                 state, restarts = self.units[args[-1]], self.restarts
                 return 0, f"ActiveState={state}\nMainPID=0\nResult={self.runner_result}\nNRestarts={restarts}\n", ""
+            if args[-1] == "docker.service" and args[-1] not in self.beside:
+                return 0, "ActiveState=active\nSubState=running\n", ""
             if args[-1] in self.beside:
                 return 0, "".join(f"{name}={value}\n" for name, value in self.beside[args[-1]].facts.items()), ""
             service = self._by(lambda t: t.unit == args[-1])
