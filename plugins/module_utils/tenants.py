@@ -728,7 +728,12 @@ class _Commands(Kind):
             _end_scope(scope)
         # The holder of its port belongs to its user; a process that only has its argv may be another one.
         found = [] if self.tenant.process else [self.find(), self.before.process]
-        _signal([*self.own(), *filter(None, found)], signal.SIGKILL)
+        _signal([*self.own(), *(one for one in found if one and not self._is_proxy(one))], signal.SIGKILL)
+
+    def _is_proxy(self, process: ProcessId) -> bool:
+        """Whether it is the inventory's listener and another user's: it may listen for others, too."""
+        named = self.tenant.listener and self.tenant.listener in probes.command(process.pid)
+        return bool(named) and probes.uid(process.pid) != identity.uid_of(self.tenant.user)
 
     def way_back(self, host: Host) -> str:
         return super().way_back(host) or (self._forgets(host) if self.tenant.start else "")
