@@ -673,7 +673,8 @@ class _Commands(Kind):
         return self.twins(HERE)
 
     def facts(self, process: ProcessId | None) -> dict[str, Any]:
-        if process is None:
+        # A proxy's slice, limits and priority are not the tenant's.
+        if process is None or self._is_proxy(process):
             return {}
         pid, who = process.pid, identity.read(process.pid)
         look, user = identity.kin(pid), probes.uid(pid)

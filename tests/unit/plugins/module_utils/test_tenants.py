@@ -1262,7 +1262,7 @@ def test_the_same_argv_of_another_user_lives_on(
 
 
 @pytest.mark.parametrize(("user", "ended"), [(1000, True), (0, False)])
-def test_the_inventorys_listener_on_its_port_is_not_ended(
+def test_the_inventorys_listener_on_its_port_is_not_the_tenant(
     script: Tenant, monkeypatch: pytest.MonkeyPatch, user: int, ended: bool
 ) -> None:
     """A proxy of root's listens for it, and for others, too."""
@@ -1277,8 +1277,12 @@ def test_the_inventorys_listener_on_its_port_is_not_ended(
     monkeypatch.setattr(probes, "listeners", lambda **_ports: [probes.Listener(8772, 10, "haproxy -f x")])
     monkeypatch.setattr(os, "kill", lambda pid, _number: hit.append(pid))
     tenant = dataclasses.replace(script, process="", port=8772, listener="haproxy")
-    tenants.of(known(tenant, process=proxy)).kill()
+    kind = tenants.of(known(tenant, process=proxy))
+    kind.kill()
     assert set(hit) == ({10} if ended else set())
+    # Nor does a restore start the tenant with what only the proxy may have: its slice, limits, priority, OOM score.
+    monkeypatch.setattr(identity, "kin", lambda _pid: None)
+    assert ("identity" in kind.facts(proxy)) is ended
 
 
 # On its way.
