@@ -126,8 +126,6 @@ class Restorer:
         self.first: dict[str, tenants.Standing] = {}
         # Tenants that this attempt could not bring up.
         self.unstarted: list[str] = []
-        # Tenants that this attempt has stopped: on a full disk the journal may not say so.
-        self.ended: set[str] = set()
         # First: holders of the old epoch can no longer act.
         # On a full disk the new epoch cannot be written; the tenants come back anyway.
         with contextlib.suppress(OSError):
@@ -304,7 +302,6 @@ class Restorer:
     def end(self, tenant: Tenant) -> None:
         """Stop a tenant that has to be started again."""
         self.journal.write("tenant_stopping", tenant=tenant.name, impact=tenant.impact)
-        self.ended.add(tenant.name)
         took = tenants.end(tenant, self.log(tenant))
         self.journal.write("tenant_stopped", tenant=tenant.name, duration_s=round(took, 3))
 
@@ -390,11 +387,14 @@ class Restorer:
         return found
 
     def stopped(self) -> list[str]:
-        """Tenants that were asked to stop in this trial; the whole stop order if the journal has lost its beginning."""
+        """Tenants that were asked to stop in this trial; the whole stop order if the journal may not know them all.
+
+        It may have lost its beginning. On a full disk it does not say what this attempt or an earlier one has stopped.
+        """
         entries = read(self.state.journal_path(self.plan.run))
-        if not any(e["event"] == "opened" for e in entries):
+        if self.journal.lost or not any(e["event"] == "opened" for e in entries):
             return self.plan.stop_order
-        return sorted(self.ended.union(e["tenant"] for e in entries if e["event"] == "tenant_stopping"))
+        return sorted({e["tenant"] for e in entries if e["event"] == "tenant_stopping"})
 
     def start_dependents(self) -> bool:
         """Start units that systemd stopped together with a tenant and that are not tenants; says if there were any."""

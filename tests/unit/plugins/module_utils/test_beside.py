@@ -61,6 +61,10 @@ def shown(world: World) -> list[units.Unit]:
     return [known[name] for name in world.beside]
 
 
+def killed(_restorer: Restorer) -> bool:
+    raise KeyboardInterrupt
+
+
 def measured(world: World) -> World:
     world.runner().run()
     return world
@@ -241,7 +245,10 @@ def test_what_dies_during_the_checks_keeps_the_mark(world: World, monkeypatch: p
     assert world.state.mark() is None
 
 
-def test_a_stop_of_the_restores_own_that_no_journal_tells_counts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("again", [False, True])
+def test_a_stop_of_the_restores_own_that_no_journal_tells_counts(
+    world: World, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
     """On a full disk: a tenant is ill and stopped, and what goes down with it comes back."""
     unit = needs(world, "eyes.service", LLAMACPP)
     world.open()
@@ -254,6 +261,11 @@ def test_a_stop_of_the_restores_own_that_no_journal_tells_counts(world: World, m
         append(writer, event, facts)
 
     monkeypatch.setattr(journal.Journal, "_append", full)
+    if again:
+        with monkeypatch.context() as patch:
+            patch.setattr(Restorer, "start_dependents", killed)
+            with pytest.raises(KeyboardInterrupt):
+                restore(world)
     restore(world)
     assert (unit.active, unit.starts) == (True, 1)
     assert world.up("llamacpp")
