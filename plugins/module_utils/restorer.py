@@ -411,16 +411,18 @@ class Restorer:
 
     def start_sockets(self, tenant: Tenant, deadline: float) -> None:
         """Start a unit's own sockets that went down with it: once the unit runs, systemd refuses to start them."""
-        before, name = self.surroundings, units.full(tenant.unit)
+        before = self.surroundings
         if not tenant.unit or not any(other.endswith(".socket") for other in before.get("dependents") or {}):
             return
         down: list[units.Unit] = []
         # What can't be asked now is asked after the last start.
         with contextlib.suppress(*TROUBLE):
-            down = surroundings.fallen(before, self.stopped())
-        for unit in down:
-            if unit.kind == "socket" and name in unit.words("Triggers"):
-                self.start_dependent(unit, deadline)
+            # The inventory may have another name of the unit than its sockets.
+            unit = units.show(tenants.HERE.run, [tenant.unit])[units.full(tenant.unit)]
+            fallen = surroundings.fallen(before, self.stopped())
+            down = [one for one in fallen if one.kind == "socket" and unit.id in one.words("Triggers")]
+        for one in down:
+            self.start_dependent(one, deadline)
 
     def start_dependent(self, unit: units.Unit, deadline: float) -> None:
         """Start one of them; a failure is noted, and keeps the mark."""
