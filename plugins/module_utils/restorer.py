@@ -405,7 +405,8 @@ class Restorer:
             self.note(f"it is unknown which units went down with the tenants: {err}")
             return False
         deadline = time.monotonic() + max(DEPENDENTS_S, self.plan.dependents_s)
-        for unit in down:
+        # systemd refuses to start a socket while its service runs.
+        for unit in sorted(down, key=lambda unit: unit.kind != "socket"):
             self.start_dependent(unit, deadline)
         return bool(down)
 

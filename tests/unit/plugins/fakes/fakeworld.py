@@ -827,6 +827,7 @@ class World:
         if unit.broken:
             return 1, "", f"Job for {name} failed: {unit.broken}\n"
         running = {f"{s.tenant.unit}.service" for s in self.services.values() if s.pid and s.tenant.unit}
+        running |= {other for other, one in self.beside.items() if one.active}
         if name.endswith(".socket") and running & set(unit.facts.get("Triggers", "").split()):
             return 1, "", f"Job for {name} failed: Socket service already active, refusing.\n"
         unit.starts += not unit.starting

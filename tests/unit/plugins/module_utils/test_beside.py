@@ -127,6 +127,16 @@ def test_a_units_own_socket_is_started_before_it(world: World, monkeypatch: pyte
     assert names.index("tenant_starting llamacpp") < began < names.index("tenant_started llamacpp")
 
 
+def test_a_socket_is_started_before_a_service_beside_it(world: World) -> None:
+    """A one-shot that stays active and its socket both go down with a tenant."""
+    service = needs(world, "eyes.service", LLAMACPP)
+    own = needs(world, "eyes.socket", LLAMACPP, Triggers="eyes.service")
+    measured(world)
+    restore(world)
+    assert (service.starts, own.starts) == (1, 1)
+    assert world.state.mark() is None
+
+
 @pytest.mark.parametrize(
     "facts",
     [
