@@ -38,7 +38,7 @@ from . import (
     tenants,
     upgrades,
 )
-from .plan import DEPENDENTS_S, MIB_PER_GB, SLO_SAMPLES, Gpu, Http, Plan, Site, Tenant
+from .plan import MIB_PER_GB, SLO_SAMPLES, Gpu, Http, Plan, Site, Tenant
 from .run import Ran
 from .words import counted
 
@@ -316,7 +316,7 @@ def _stops(plan: Site, host: Host, trouble: list[str]) -> list[Tenant]:
 
 def _dependents_s(plan: Plan, host: Host, trouble: list[str]) -> float:
     try:
-        return DEPENDENTS_S if surroundings.unlisted(plan, host.run) else 0.0
+        return surroundings.starts_bound_s(surroundings.unlisted(plan, host.run))
     except OSError as err:
         trouble.append(f"systemd does not say which units go down with a tenant: {err}")
         return 0.0
@@ -332,9 +332,11 @@ def bounded(plan: Plan, host: Host) -> tuple[Plan, list[str]]:
     moved = _stops(plan, host, trouble)
     found = dataclasses.replace(plan, tenants=moved, dependents_s=_dependents_s(plan, host, trouble))
     if found.run_max_s <= 0:
+        beside_s = found.dependents_s
+        beside = f" and {beside_s:.0f} s for units that go down with a tenant" if beside_s else ""
         trouble.append(
             f"limits.cap_s of {plan.limits.cap_s:g} s leaves no time for the window: "
-            f"a restore may take {found.restore_bound_s:.0f} s, including the longest stop in the stop order"
+            f"a restore may take {found.restore_bound_s:.0f} s, including the longest stop in the stop order{beside}"
         )
     return found, trouble
 

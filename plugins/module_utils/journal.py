@@ -149,11 +149,12 @@ class Journal:
     """Appends one JSON object a line, durable when ``write`` returns.
 
     With ``required`` a failed write stops the owner: a trial without a record must not continue. Without it the entry
-    is lost and the owner continues: a restore must not wait for a full disk.
+    is lost and the owner continues: a restore must not wait for a full disk. Then ``lost`` is true.
     """
 
     def __init__(self, path: Path, run: str, epoch: int, by: str, *, required: bool) -> None:
         self.path, self.run, self.epoch, self.by, self.required = path, run, epoch, by, required
+        self.lost = False
 
     def write(self, event: str, **facts: Any) -> None:
         """Append one event.
@@ -166,6 +167,7 @@ class Journal:
         except OSError:
             if self.required:
                 raise
+            self.lost = True
 
     def _append(self, event: str, facts: dict[str, Any]) -> None:
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)

@@ -35,8 +35,11 @@ LOOKS = 4
 PATIENCE_S = 3.0
 # What an opening may take besides measuring the live model: prompt, containers, snapshot, marks, the runner's start.
 OPEN_S = 120.0
-# All starts together of the units that went down with tenants: sockets, timers and targets start at once.
+# All starts together of the units that went down with tenants: sockets, timers and targets start at once. A service or
+# a mount may take longer: as long as systemd lets it, and where systemd gives it no limit, as it does for one-shots,
+# this much longer.
 DEPENDENTS_S = 10.0
+UNLIMITED_START_S = 90.0
 
 
 @dataclass(frozen=True)
@@ -119,9 +122,13 @@ class Tenant:
 
     @property
     def looks_bound_s(self) -> float:
-        """Upper bound of looking at it in a restore, outside its own limits; docker may be silent each time."""
+        """Upper bound of looking at it in a restore, outside its own limits; docker may be silent each time.
+
+        The last look, after the checks, asks a silent manager again.
+        """
         answers = LOOKS * self.health.timeout_s if self.health else 0.0
-        return answers + (2 * QUESTION_S + PATIENCE_S if self.kind == "container" else 0.0)
+        last = {"systemd": PATIENCE_S, "container": PATIENCE_S + QUESTION_S}.get(self.kind, 0.0)
+        return answers + last + (2 * QUESTION_S + PATIENCE_S if self.kind == "container" else 0.0)
 
     @property
     def checks_bound_s(self) -> float:
@@ -413,7 +420,7 @@ class Plan(Site):
     # From the last start until the host counts as restored; no tenant may end, restart or become unhealthy in it.
     settle_s: float = 10.0
     # How long the restore may take to start units that went down with a tenant and are not tenants: when a trial opens,
-    # the host looks up whether there are any.
+    # the host looks up whether there are any, and how long systemd lets their starts take.
     dependents_s: float = 0.0
     # Stop, drain, restore, check, without a candidate and without measuring.
     rehearsal: bool = False

@@ -53,6 +53,8 @@ KEPT_VERBS = ("status", "restore", "abort", "advance", "poll", "run", "restore-n
 RESTORE_WAIT_S = 3600.0
 # An incomplete restore is retried after 1, 2, 4 ... seconds, and finally every minute.
 RETRY_MAX_S = 60.0
+# How long a boot waits for docker; its start has no limit of its own, and may hang.
+DOCKER_UP_S, DOCKER_POLL_S = 120.0, 0.5
 # How often a host without room for a process is asked again.
 ROOM_PAUSE_S = 1.0
 # More doublings than this reach the maximum anyway; after a night of attempts they would overflow a float.
@@ -467,6 +469,24 @@ def restore(state: State, by: str, *, wait: bool) -> int:
     return 1 if _systemctl("start", "--no-block", services.RESTORER) else 0
 
 
+def recover(state: State) -> int:
+    """The body of ``mt-recover``: after a reboot, watch the open trial and ask for a restore, when docker is up."""
+    deadline = time.monotonic() + DOCKER_UP_S
+    # Behind a docker that hangs, the tenants come back without it, and the restore goes on until it answers.
+    while time.monotonic() < deadline and _docker_comes_up():
+        time.sleep(DOCKER_POLL_S)
+    _systemctl("start", "--no-block", watch.TIMER)
+    return restore(state, "boot", wait=False)
+
+
+def _docker_comes_up() -> bool:
+    try:
+        facts = tenants.unit_facts("docker.service")
+    except OSError:
+        return False
+    return facts["ActiveState"] == "activating" or facts.get("Job", "").strip() not in ("", "0")
+
+
 def _note_what_was_seen(state: State, mark: Mark, by: str) -> None:
     # Who asks after a failed restore has seen to what was broken. A play asks at the end of its own trial, before the
     # host has tried at all.
@@ -794,8 +814,7 @@ def _act(args: argparse.Namespace, state: State) -> int:
         watch.begin()
         return restore_now(state)
     elif verb == "recover":
-        _systemctl("start", "--no-block", watch.TIMER)
-        return restore(state, "boot", wait=False)
+        return recover(state)
     elif verb == "watch":
         return watch_over(state)
     elif verb == "decided":

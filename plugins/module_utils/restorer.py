@@ -387,9 +387,12 @@ class Restorer:
         return found
 
     def stopped(self) -> list[str]:
-        """Tenants that were asked to stop in this trial; the whole stop order if the journal has lost its beginning."""
+        """Tenants that were asked to stop in this trial; the whole stop order if the journal may not know them all.
+
+        It may have lost its beginning. On a full disk it does not say what this attempt or an earlier one has stopped.
+        """
         entries = read(self.state.journal_path(self.plan.run))
-        if not any(e["event"] == "opened" for e in entries):
+        if self.journal.lost or not any(e["event"] == "opened" for e in entries):
             return self.plan.stop_order
         return sorted({e["tenant"] for e in entries if e["event"] == "tenant_stopping"})
 
@@ -401,10 +404,26 @@ class Restorer:
         except TROUBLE as err:
             self.note(f"it is unknown which units went down with the tenants: {err}")
             return False
-        deadline = time.monotonic() + DEPENDENTS_S
-        for unit in down:
+        deadline = time.monotonic() + max(DEPENDENTS_S, self.plan.dependents_s)
+        # systemd refuses to start a socket while its service runs.
+        for unit in sorted(down, key=lambda unit: unit.kind != "socket"):
             self.start_dependent(unit, deadline)
         return bool(down)
+
+    def start_sockets(self, tenant: Tenant, deadline: float) -> None:
+        """Start a unit's own sockets that went down with it: once the unit runs, systemd refuses to start them."""
+        before = self.surroundings
+        if not tenant.unit or not any(other.endswith(".socket") for other in before.get("dependents") or {}):
+            return
+        down: list[units.Unit] = []
+        # What can't be asked now is asked after the last start.
+        with contextlib.suppress(*TROUBLE):
+            # The inventory may have another name of the unit than its sockets.
+            unit = units.show(tenants.HERE.run, [tenant.unit])[units.full(tenant.unit)]
+            fallen = surroundings.fallen(before, self.stopped())
+            down = [one for one in fallen if one.kind == "socket" and unit.id in one.words("Triggers")]
+        for one in down:
+            self.start_dependent(one, deadline)
 
     def start_dependent(self, unit: units.Unit, deadline: float) -> None:
         """Start one of them; a failure is noted, and keeps the mark."""
@@ -417,7 +436,7 @@ class Restorer:
         self.journal.write("dependent_starting", unit=unit.id, found=f"{unit.state}, stopped with {', '.join(roots)}")
         began = time.monotonic()
         try:
-            surroundings.start(unit, max(POLL_S, deadline - began))
+            surroundings.start(unit, max(POLL_S, min(deadline - began, surroundings.start_limit_s(unit))))
         except TROUBLE as err:
             reason = "; ".join(filter(None, (f"{unit.id}: {err}", definitions.words(self.state, unit.id))))
             self.note(reason)
@@ -686,6 +705,7 @@ class Restorer:
             # A start that looked failed may have succeeded: never start a second one beside it.
             scope = self.loading(tenant)
             if not scope and not self.running(tenant):
+                self.start_sockets(tenant, deadline)
                 scope = tenants.start(tenant, log, deadline - time.monotonic())
                 self.journal.write("tenant_started", tenant=tenant.name)
             tenants.wait_healthy(tenant, log, scope, deadline - time.monotonic(), sure=sure)
@@ -763,17 +783,24 @@ class Restorer:
         return found
 
     def note_lost(self, first: Mapping[str, tenants.Standing], last: Mapping[str, tenants.Standing]) -> None:
-        """Note each tenant that died during the checks, perhaps after its own."""
-        for name, before in first.items():
-            now = last.get(name)
-            if not before.running:
-                continue
+        """Note who died during the checks, perhaps after its own: tenants, and units that went down with one."""
+        for name in (tenant.name for tenant in self.ours):
+            before, now = first.get(name), last.get(name)
             if now is None:
                 self.note(f"{name} is gone after the checks, or its state can't be read")
             elif not now.running:
                 self.note(f"{name} did not stay up: it does not run after the checks")
-            elif now.restarts != before.restarts or (before.process and not probes.alive(before.process)):
+            elif before and (now.restarts != before.restarts or (before.process and not probes.alive(before.process))):
                 self.note(f"{name} did not stay up: it was started again during the checks")
+            elif now.trouble:
+                self.note(f"{name} did not stay up: after the checks {now.trouble}")
+        beside = self.surroundings
+        try:
+            lost = surroundings.gone_units(beside, self.stopped(), beside.get("dependents") or {}).ours
+            for text in lost:
+                self.note(f"after the checks, {text}")
+        except TROUBLE as err:
+            self.note(f"it is unknown after the checks which units went down with the tenants: {err}")
 
     def prove(self, began: float) -> list[checks.CheckResult]:
         """Run the checks, then remove the mark, which frees the host."""

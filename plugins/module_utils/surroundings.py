@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import time
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from . import containers, probes, run, sockets, tenants, units
-from .plan import QUESTION_S, Plan, Site, Tenant
+from .plan import DEPENDENTS_S, QUESTION_S, UNLIMITED_START_S, Plan, Site, Tenant
 from .units import Runs, Unit
 
 # Unit types that keep running. Mounts come and go with containers and sessions; targets run nothing.
@@ -33,6 +34,8 @@ _SESSION = re.compile(r"session-.*\.scope\Z")
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 Looks = Callable[[Iterable[str]], Mapping[str, Unit]]
 _NAME = re.compile(r"[^A-Za-z0-9._-]")
+# By kind of unit, the property that limits its start. Units of other kinds start at once.
+_START_LIMITS = {"service": "TimeoutStartUSec", "mount": "TimeoutUSec", "swap": "TimeoutUSec"}
 
 
 def _ask(argv: Any) -> run.Ran:
@@ -159,6 +162,21 @@ def unlisted(plan: Plan, ask: Runs) -> list[Unit]:
     """
     ours = [plan.tenant(name) for name in plan.restore_order]
     return [unit for unit, _roots in dependents(plan, _looking(ask)) if _tenant_of(plan, unit) not in ours]
+
+
+def start_limit_s(unit: Unit) -> float:
+    """How long a restore waits for the start of such a unit, in seconds; it may go on after that."""
+    limit = unit.facts.get(_START_LIMITS.get(unit.kind, ""), "0")
+    with contextlib.suppress(ValueError):
+        limit_s = tenants.span_s(limit)
+        return DEPENDENTS_S + (UNLIMITED_START_S if math.isinf(limit_s) else limit_s)
+    return DEPENDENTS_S + UNLIMITED_START_S
+
+
+def starts_bound_s(found: Iterable[Unit]) -> float:
+    """Upper bound of the starts of such units, one after another, in seconds; 0 without any."""
+    more = [start_limit_s(unit) - DEPENDENTS_S for unit in found]
+    return DEPENDENTS_S + sum(more) if more else 0.0
 
 
 # ---- what ran before ----
@@ -314,7 +332,35 @@ def _ended(unit: Unit, before: str) -> bool:
 
 def _moves(unit: Unit, before: str) -> bool:
     """Whether a stop or start of a unit is begun and not ended: it is neither up nor down."""
-    return unit.leaving or (unit.facts.get("ActiveState") == "activating" and not before.startswith("activating"))
+    # A job of one that is down waits for its turn, perhaps forever.
+    coming = unit.active and not unit.up and not before.startswith(unit.facts.get("ActiveState", ""))
+    return unit.leaving or coming
+
+
+def gone_units(before: Mapping[str, Any], stopped: Iterable[str], names: Iterable[str]) -> Gone:
+    """Units among these that ran before and do not run now.
+
+    Args:
+        before: what `take` found.
+        stopped: tenants that the trial has stopped.
+        names: the units to look at.
+
+    Raises:
+        OSError: systemd did not answer.
+    """
+    found, stopped, wanted = Gone(), set(stopped), list(names)
+    known = units.show(_ask, wanted)
+    for name in wanted:
+        unit, state = known.get(name), (before.get("units") or {}).get(name, "unknown")
+        roots = _fell_with(before, name, stopped)
+        if unit and unit.active and not _ended(unit, state) and not (roots and _moves(unit, state)):
+            continue
+        words = f"unit {name} was {state} and is now {unit.state if unit else 'not known to systemd'}"
+        if roots:
+            found.ours.append(f"{words}: it went down with {' and '.join(roots)}")
+        else:
+            found.others.append(words)
+    return found
 
 
 def gone(before: Mapping[str, Any], stopped: Iterable[str], *, docker: bool, boxes: Iterable[str] = ()) -> Gone:
@@ -330,18 +376,8 @@ def gone(before: Mapping[str, Any], stopped: Iterable[str], *, docker: bool, box
     Raises:
         OSError: systemd did not answer.
     """
-    found, stopped = Gone(), set(stopped)
-    known = units.show(_ask, before.get("units") or {})
-    for name, state in (before.get("units") or {}).items():
-        unit = known.get(name)
-        roots = _fell_with(before, name, stopped)
-        if unit and unit.active and not _ended(unit, state) and not (roots and _moves(unit, state)):
-            continue
-        words = f"unit {name} was {state} and is now {unit.state if unit else 'not known to systemd'}"
-        if roots:
-            found.ours.append(f"{words}: it went down with {' and '.join(roots)}")
-        else:
-            found.others.append(words)
+    stopped = set(stopped)
+    found = gone_units(before, stopped, before.get("units") or {})
     running = _containers() if docker and before.get("containers") else None
     for name in sorted(set(boxes) & set(before.get("containers") or {})) if docker else ():
         was = before["containers"][name]

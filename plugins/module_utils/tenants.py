@@ -673,7 +673,8 @@ class _Commands(Kind):
         return self.twins(HERE)
 
     def facts(self, process: ProcessId | None) -> dict[str, Any]:
-        if process is None:
+        # A proxy's slice, limits and priority are not the tenant's.
+        if process is None or self._is_proxy(process):
             return {}
         pid, who = process.pid, identity.read(process.pid)
         look, user = identity.kin(pid), probes.uid(pid)
@@ -728,7 +729,12 @@ class _Commands(Kind):
             _end_scope(scope)
         # The holder of its port belongs to its user; a process that only has its argv may be another one.
         found = [] if self.tenant.process else [self.find(), self.before.process]
-        _signal([*self.own(), *filter(None, found)], signal.SIGKILL)
+        _signal([*self.own(), *(one for one in found if one and not self._is_proxy(one))], signal.SIGKILL)
+
+    def _is_proxy(self, process: ProcessId) -> bool:
+        """Whether it is the inventory's listener and another user's: it may listen for others, too."""
+        named = self.tenant.listener and self.tenant.listener in probes.command(process.pid)
+        return bool(named) and probes.uid(process.pid) != identity.uid_of(self.tenant.user)
 
     def way_back(self, host: Host) -> str:
         return super().way_back(host) or (self._forgets(host) if self.tenant.start else "")
@@ -1503,11 +1509,15 @@ def wait_healthy(
 
 @dataclass(frozen=True)
 class Standing:
-    """Whether a tenant runs, which process it is if it has one, how often its manager has restarted it by itself."""
+    """Whether a tenant runs, which process it is if it has one, how often its manager has restarted it by itself.
+
+    ``trouble`` says why one that runs is not up, in words: it is paused, waits for a new start, or a stop is under way.
+    """
 
     running: bool
     process: ProcessId | None
     restarts: int
+    trouble: str = ""
 
     def facts(self) -> dict[str, int | bool]:
         """It as JSON: ``{"running", "pid", "start_ticks", "restarts"}``; the numbers of no process are 0."""
@@ -1528,8 +1538,9 @@ def standing(tenant: Tenant) -> Standing:
         OSError: likewise.
     """
     kind = of(tenant)
-    seen = kind.seen()
-    return Standing(seen.running, seen.process, kind.restarts())
+    seen, begun = kind.seen(), kind.begun()
+    trouble = begun.found if begun else "" if seen.up else seen.found
+    return Standing(seen.running, seen.process, kind.restarts(), trouble)
 
 
 def unsettled(tenant: Tenant, first: Standing) -> str:

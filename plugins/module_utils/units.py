@@ -23,7 +23,8 @@ REVIVES = ("TriggeredBy", "UpheldBy")
 PROPERTIES = (
     "Id", "Names", "LoadState", "ActiveState", "SubState", "Job", "Type", "BusName", "UnitFileState", "Transient",
     "CanStart", "CanStop", "RefuseManualStart", "RefuseManualStop", "NeedDaemonReload",
-    "FragmentPath", "SourcePath", "DropInPaths", "EnvironmentFiles", *DRAGS, *REVIVES, FOLLOWS,
+    "TimeoutStartUSec", "TimeoutUSec", "Triggers", "FragmentPath", "SourcePath", "DropInPaths", "EnvironmentFiles",
+    *DRAGS, *REVIVES, FOLLOWS,
 )  # fmt: skip
 # Types of units that a stop can pass through. Devices, slices and scopes are not stopped with a service.
 PATTERNS = ("*.service", "*.socket", "*.timer", "*.path", "*.target", "*.mount", "*.automount")
@@ -62,10 +63,14 @@ class Unit:
         return state in (*_UP, "activating") or (self._job and state != "deactivating")
 
     @property
+    def up(self) -> bool:
+        """Whether it is up, whatever job it has."""
+        return self.facts.get("ActiveState") in _UP
+
+    @property
     def leaving(self) -> bool:
         """Whether it goes down, or has a job that may be its stop: begun and not ended is neither up nor down."""
-        state = self.facts.get("ActiveState")
-        return state == "deactivating" or (state in _UP and self._job)
+        return self.facts.get("ActiveState") == "deactivating" or (self.up and self._job)
 
     @property
     def _job(self) -> bool:

@@ -146,6 +146,9 @@ class Beside:
     # More of what systemd says of it.
     facts: dict[str, str] = field(default_factory=dict)
     starts: int = 0
+    # How long its start takes; it goes on whatever becomes of the systemctl that waits for it.
+    start_s: float = 0.0
+    starting: bool = False
 
 
 class FakeCard(gpu.Card):
@@ -740,6 +743,8 @@ class World:
             if args[-1] in services.UNITS:
                 state, restarts = self.units[args[-1]], self.restarts
                 return 0, f"ActiveState={state}\nMainPID=0\nResult={self.runner_result}\nNRestarts={restarts}\n", ""
+            if args[-1] == "docker.service" and args[-1] not in self.beside:
+                return 0, "ActiveState=active\nSubState=running\n", ""
             if args[-1] in self.beside:
                 return 0, "".join(f"{name}={value}\n" for name, value in self.beside[args[-1]].facts.items()), ""
             service = self._by(lambda t: t.unit == args[-1])
@@ -793,6 +798,8 @@ class World:
                 found[f"{service.tenant.unit}.service"] = {"state": state, "FragmentPath": str(file)}
         for name, unit in self.beside.items():
             found[name] = {"state": ("active", "running") if unit.active else ("inactive", "dead"), **unit.facts}
+            if unit.starting:
+                found[name] |= {"state": ("activating", "start"), "Job": "9"}
         for name, facts in found.items():
             state = facts.pop("state")
             facts.update({"Id": name, "Names": name, "LoadState": "loaded", "CanStart": "yes", **facts})
@@ -819,12 +826,26 @@ class World:
         unit = self.beside[name]
         if unit.broken:
             return 1, "", f"Job for {name} failed: {unit.broken}\n"
-        unit.active, unit.starts = True, unit.starts + 1
+        running = {f"{s.tenant.unit}.service" for s in self.services.values() if s.pid and s.tenant.unit}
+        running |= {other for other, one in self.beside.items() if one.active}
+        if name.endswith(".socket") and running & set(unit.facts.get("Triggers", "").split()):
+            return 1, "", f"Job for {name} failed: Socket service already active, refusing.\n"
+        unit.starts += not unit.starting
+        if unit.start_s and not unit.starting:
+            unit.starting = True
+            self.clock.after(unit.start_s, lambda: self._started_beside(unit))
+        elif not unit.starting:
+            unit.active = True
+        self._ready = lambda: not unit.starting
         for tenant, service in self.services.items():
             # What it needs is started with it.
             if f"{service.tenant.unit}.service" in unit.needs and not service.pid:
                 self.start(tenant, by="systemd")
         return 0, "", ""
+
+    @staticmethod
+    def _started_beside(unit: Beside) -> None:
+        unit.active, unit.starting = True, False
 
     def _unit(self, service: Service, verb: str) -> None:
         """A job of systemd: it goes on whatever becomes of the systemctl that waits for it."""

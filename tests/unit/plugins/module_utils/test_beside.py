@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import json
 import os
 import stat
@@ -13,7 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible_collections.edgelab.model_trial.plugins.module_utils import definitions, gpu, probes, program, tenants
+from ansible_collections.edgelab.model_trial.plugins.module_utils import (
+    checks,
+    definitions,
+    gpu,
+    journal,
+    probes,
+    program,
+    surroundings,
+    tenants,
+    units,
+)
 from ansible_collections.edgelab.model_trial.plugins.module_utils.restorer import RestoreFailed, Restorer
 from ansible_collections.edgelab.model_trial.plugins.module_utils.runner import PhaseFailed
 
@@ -41,6 +53,16 @@ def needs(world: World, name: str, *others: str, how: str = "RequiredBy", **fact
 
     world.beside[name] = Beside(needs=others, how=how, facts=facts)
     return world.beside[name]
+
+
+def shown(world: World) -> list[units.Unit]:
+    """The units of `needs`, as systemd shows them."""
+    known = units.parse(world.command(["systemctl", "show", "--property=Id,Names,", "--", *world.beside])[1])
+    return [known[name] for name in world.beside]
+
+
+def killed(_restorer: Restorer) -> bool:
+    raise KeyboardInterrupt
 
 
 def measured(world: World) -> World:
@@ -83,6 +105,38 @@ def test_what_went_down_with_a_tenant_comes_back(world: World, name: str, how: s
     assert sorted(e["unit"] for e in events(world, "dependent_started")) == sorted([name, "far.service"])
 
 
+@pytest.mark.parametrize("real", [LLAMACPP, "llama.service"])
+def test_a_units_own_socket_is_started_before_it(world: World, monkeypatch: pytest.MonkeyPatch, real: str) -> None:
+    """It has PartOf= the unit, and systemd refuses to start it while the unit runs; the inventory may have an alias."""
+    facts = world._facts
+
+    def aliased() -> dict[str, dict[str, str]]:
+        found = facts()
+        found[LLAMACPP] |= {"Id": real, "Names": f"{real} {LLAMACPP}"}
+        return found
+
+    monkeypatch.setattr(world, "_facts", aliased)
+    own = needs(world, "panda-llamacpp.socket", LLAMACPP, how="ConsistsOf", Triggers=real)
+    other = needs(world, "eyes.socket", LLAMACPP, how="ConsistsOf", Triggers="eyes.service")
+    measured(world)
+    restore(world)
+    assert (own.active, own.starts, other.active, other.starts) == (True, 1, True, 1)
+    assert world.state.mark() is None
+    names = world.named()
+    began = names.index("dependent_started")
+    assert names.index("tenant_starting llamacpp") < began < names.index("tenant_started llamacpp")
+
+
+def test_a_socket_is_started_before_a_service_beside_it(world: World) -> None:
+    """A one-shot that stays active and its socket both go down with a tenant."""
+    service = needs(world, "eyes.service", LLAMACPP)
+    own = needs(world, "eyes.socket", LLAMACPP, Triggers="eyes.service")
+    measured(world)
+    restore(world)
+    assert (service.starts, own.starts) == (1, 1)
+    assert world.state.mark() is None
+
+
 @pytest.mark.parametrize(
     "facts",
     [
@@ -107,12 +161,20 @@ def test_what_still_goes_down_with_a_tenant_is_not_up(world: World, facts: dict[
         assert f"is now {facts['ActiveState']} ({facts['SubState']}): it went down with llamacpp" in incomplete(world)
 
 
+@pytest.mark.parametrize(
+    "starting",
+    [
+        {"ActiveState": "activating", "SubState": "start", "Job": "9"},
+        {"ActiveState": "inactive", "SubState": "dead", "Job": "9"},
+        {"ActiveState": "failed", "SubState": "failed", "Job": "9"},
+    ],
+    ids=["it starts", "it waits for its turn", "it has failed and waits for its turn"],
+)
 @pytest.mark.parametrize("ends", [True, False])
-def test_what_is_still_being_started_is_waited_for(world: World, ends: bool) -> None:
-    """A tenant's start may bring it along; its own start may yet fail."""
+def test_what_is_still_being_started_is_waited_for(world: World, starting: dict[str, str], ends: bool) -> None:
+    """A tenant's start or a boot may bring it along; its own start may yet fail, or wait forever."""
     unit = needs(world, "eyes.service", LLAMACPP)
     measured(world)
-    starting = {"ActiveState": "activating", "SubState": "start", "Job": "9"}
     unit.active = True
     unit.facts.update(starting)
     if ends:
@@ -120,7 +182,42 @@ def test_what_is_still_being_started_is_waited_for(world: World, ends: bool) -> 
         restore(world)
         assert (unit.active, unit.starts) == (True, 1)
     else:
-        assert "is now activating (start): it went down with llamacpp" in incomplete(world)
+        state = f"{starting['ActiveState']} ({starting['SubState']})"
+        assert f"is now {state}: it went down with llamacpp" in incomplete(world)
+
+
+SLOW = [
+    ({"TimeoutStartUSec": "infinity"}, 60.0),
+    ({"TimeoutStartUSec": "2min"}, 110.0),
+    ({"TimeoutStartUSec": "no time"}, 60.0),
+]
+
+
+@pytest.mark.parametrize(("facts", "start_s"), SLOW)
+def test_a_start_gets_the_time_that_systemd_gives_it(world: World, facts: dict[str, str], start_s: float) -> None:
+    """A one-shot loads something, and a unit beside it still gets its turn."""
+    unit, after = needs(world, "eyes.service", LLAMACPP, **facts), needs(world, "later.socket", LLAMACPP)
+    world.plan = dataclasses.replace(world.plan, dependents_s=surroundings.starts_bound_s(shown(world)))
+    measured(world)
+    unit.start_s = start_s
+    restore(world)
+    assert (unit.active, unit.starts, after.active) == (True, 1, True)
+    assert world.state.mark() is None
+
+
+def test_a_start_that_takes_longer_goes_on_and_the_next_attempt_joins_it(world: World) -> None:
+    unit = needs(world, "eyes.service", LLAMACPP, TimeoutStartUSec="infinity")
+    after = needs(world, "later.socket", LLAMACPP)
+    world.plan = dataclasses.replace(world.plan, dependents_s=surroundings.starts_bound_s(shown(world)))
+    measured(world)
+    unit.start_s = 150.0
+    began = world.clock.now
+    assert "unit eyes.service was active (running) and is now activating (start)" in incomplete(world)
+    assert world.clock.now - began < world.plan.restore_bound_s
+    assert after.active
+    restore(world)
+    assert (unit.active, unit.starts) == (True, 1)
+    assert world.state.mark() is None
 
 
 def test_what_does_not_come_back_keeps_the_mark(world: World) -> None:
@@ -148,6 +245,49 @@ def test_what_dies_after_its_start_keeps_the_mark(world: World) -> None:
     assert "unit eyes.service was active (running)" in incomplete(world)
     restore(world)
     assert unit.active
+
+
+def test_what_dies_during_the_checks_keeps_the_mark(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = needs(world, "eyes.service", LLAMACPP)
+    measured(world)
+    check = checks.run
+
+    def fatal(*args: Any, **options: Any) -> list[checks.CheckResult]:
+        unit.active = False
+        return check(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checks, "run", fatal)
+        assert "after the checks, unit eyes.service was active (running) and is now inactive" in incomplete(world)
+    restore(world)
+    assert unit.active
+    assert world.state.mark() is None
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_stop_of_the_restores_own_that_no_journal_tells_counts(
+    world: World, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """On a full disk: a tenant is ill and stopped, and what goes down with it comes back."""
+    unit = needs(world, "eyes.service", LLAMACPP)
+    world.open()
+    world.services["llamacpp"].ill, world.services["llamacpp"].born = True, world.clock.now - 10_000
+    append = journal.Journal._append
+
+    def full(writer: journal.Journal, event: str, facts: dict[str, Any]) -> None:
+        if writer.by == "restorer":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(writer, event, facts)
+
+    monkeypatch.setattr(journal.Journal, "_append", full)
+    if again:
+        with monkeypatch.context() as patch:
+            patch.setattr(Restorer, "start_dependents", killed)
+            with pytest.raises(KeyboardInterrupt):
+                restore(world)
+    restore(world)
+    assert (unit.active, unit.starts) == (True, 1)
+    assert world.up("llamacpp")
 
 
 def test_nobody_is_started_past_a_tenant_that_does_not_start(world: World) -> None:

@@ -542,6 +542,31 @@ def test_what_runs_nothing_is_told_and_comes_back(world: World, name: str, facts
     assert "could not be started again: its unit is masked" in world.only(6).found
 
 
+@pytest.mark.parametrize(
+    ("name", "facts", "start_s"),
+    [
+        ("eyes.service", {"TimeoutStartUSec": "30s", "SubState": "exited"}, 40.0),
+        # What a one-shot has by default.
+        ("eyes.service", {"TimeoutStartUSec": "infinity", "SubState": "exited"}, 100.0),
+        ("eyes.mount", {"TimeoutUSec": "1min 30s", "SubState": "mounted"}, 100.0),
+        # They start at once, whatever the limit of their helpers.
+        ("eyes.socket", {"TimeoutUSec": "1min 30s", "SubState": "listening"}, 10.0),
+        ("eyes.target", {}, 10.0),
+    ],
+)
+def test_the_start_of_what_goes_down_with_a_tenant_is_part_of_the_bound(
+    world: World, name: str, facts: dict[str, str], start_s: float
+) -> None:
+    before = contracts.bounded(planfile.parse(world.data), world.host)[0]
+    world.unit, world.beside = {"RequiredBy": name}, {name: facts}
+    after = contracts.bounded(planfile.parse(world.data), world.host)[0]
+    assert after.dependents_s == start_s
+    assert after.restore_bound_s == before.restore_bound_s + start_s
+    short = dataclasses.replace(after, limits=dataclasses.replace(after.limits, cap_s=after.restore_bound_s))
+    (trouble,) = contracts.bounded(short, world.host)[1]
+    assert trouble.endswith(f" and {start_s:.0f} s for units that go down with a tenant")
+
+
 def test_units_are_asked_about_all_at_once(world: World) -> None:
     """Each question to systemd costs phase 0 time; there may be many tenants."""
     world.tenant("phone").update(kind="systemd", unit="phone")

@@ -10,6 +10,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import signal
@@ -350,6 +351,37 @@ def test_an_open_mark_at_boot_is_watched(world: World, shell: Shell) -> None:
     world.log.clear()
     assert shell("recover") == 0
     assert watching(world) == ["start"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "up_s", "waits_s"),
+    [
+        ({"ActiveState": "active"}, 0.0, 0.0),
+        # There is none.
+        ({"ActiveState": "inactive"}, 0.0, 0.0),
+        ({"ActiveState": "activating"}, 20.0, 20.0),
+        # It waits for its own turn.
+        ({"ActiveState": "inactive", "Job": "7"}, 20.0, 20.0),
+        # It hangs.
+        ({"ActiveState": "activating", "Job": "7"}, math.inf, program.DOCKER_UP_S),
+        # systemd tells nothing.
+        ({}, math.inf, 0.0),
+    ],
+)
+def test_a_boot_waits_for_docker_for_a_while(
+    world: World, shell: Shell, facts: dict[str, str], up_s: float, waits_s: float
+) -> None:
+    from fakeworld import Beside
+
+    shell.open()
+    docker = world.beside["docker.service"] = Beside(facts=facts)
+    world.clock.after(up_s, lambda: docker.facts.update(ActiveState="active", Job=""))
+    world.log.clear()
+    began = world.clock.now
+    assert shell("recover") == 0
+    assert world.clock.now - began == pytest.approx(waits_s, abs=1)
+    assert watching(world) == ["start"]
+    assert world.state.asked("asked") == "boot"
 
 
 STANDS: dict[str, tuple[dict[str, dict[str, Any]], str]] = {

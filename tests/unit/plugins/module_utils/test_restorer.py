@@ -2197,6 +2197,65 @@ def test_who_can_not_be_seen_after_the_checks_is_missed(
     is_whole(world)
 
 
+def says(**facts: Any) -> Trouble:
+    """The manager of the voice or of the model says this of it from now on."""
+    return lambda world: world.services["llamacpp" if "ActiveState" in facts else "chatterbox"].says.update(facts)
+
+
+def is_stopped_by_somebody(world: World) -> None:
+    """A person's stop of the model is under way; until it ends, the model answers."""
+    world.services["llamacpp"].dies_at = world.clock.now + 10
+
+
+NOT_UP: dict[str, tuple[Trouble, str]] = {
+    "paused": (says(Paused=True, Status="paused"), "container voice is paused"),
+    "restarting": (
+        says(Running=False, Restarting=True, Pid=0, Status="restarting"),
+        "container voice is restarting",
+    ),
+    "pauses between two starts": (
+        says(ActiveState="activating", SubState="auto-restart", MainPID=0),
+        "its unit is activating",
+    ),
+    "its stop is under way": (is_stopped_by_somebody, "its unit is deactivating"),
+}
+
+
+@pytest.mark.parametrize(("trouble", "words"), NOT_UP.values(), ids=NOT_UP)
+def test_who_is_neither_up_nor_down_after_the_checks_is_not_back(
+    world_of: WorldOf, plan_data: dict[str, Any], trouble: Trouble, words: str
+) -> None:
+    world = measured(world_of(boxed(plan_data)))
+    run_checks = checks.run
+
+    def troubled(*args: Any, **options: Any) -> list[checks.CheckResult]:
+        found = run_checks(*args, **options)
+        trouble(world)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checks, "run", troubled)
+        assert f"did not stay up: after the checks {words}" in incomplete(world)
+    world.services["chatterbox"].says.clear()
+    restore(world)
+    is_whole(world)
+
+
+def test_whose_manager_is_silent_from_its_start_to_the_end_is_missed(
+    world_of: WorldOf, plan_data: dict[str, Any]
+) -> None:
+    """No check asks this one, and without a settle period there is no look at it before."""
+    voice = plan_data["tenants"][2]
+    del voice["speech"], voice["health"]
+    voice |= {"kind": "systemd", "unit": "voice", "start": "", "stop": "", "port": 0}
+    world = settling(world_of, plan_data, settle_s=0)
+    world.at("tenant_healthy chatterbox", lambda: setattr(world.services["chatterbox"], "silent", True))
+    assert "chatterbox is gone after the checks, or its state can't be read" in incomplete(world)
+    world.services["chatterbox"].silent = False
+    restore(world)
+    is_whole(world)
+
+
 def test_a_turn_that_was_waited_for_is_part_of_the_start_limit(world_of: WorldOf, plan_data: dict[str, Any]) -> None:
     from fakeworld import Beside
 
@@ -2510,6 +2569,25 @@ def the_card_is_late(world: World, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(gpu.Opening, "card", late)
 
 
+def docker_is_silent_at_the_last_look(world: World, patch: pytest.MonkeyPatch) -> None:
+    """When the checks have passed, it no longer tells how a container is; each question takes all its time."""
+    check, command = checks.run, run.command
+    checked: list[bool] = []
+
+    def checking(*args: Any, **options: Any) -> list[checks.CheckResult]:
+        checked.append(True)
+        return check(*args, **options)
+
+    def silent(argv: Any, limit_s: float, **options: Any) -> run.Ran:
+        if checked and "{{json .State}}" in argv:
+            world.clock.sleep(limit_s)
+            raise TimeoutError(f"{argv} timed out")
+        return command(argv, limit_s, **options)
+
+    patch.setattr(checks, "run", checking)
+    patch.setattr(run, "command", silent)
+
+
 LATE: dict[str, Callable[[World, pytest.MonkeyPatch], None]] = {
     "docker lists": docker_is_late("ps"),
     "docker removes": docker_is_late("rm"),
@@ -2522,10 +2600,12 @@ LATE: dict[str, Callable[[World, pytest.MonkeyPatch], None]] = {
     "a stop": a_stop_is_under_way,
     "memory": memory_is_late,
     "the card": the_card_is_late,
+    "the last look": docker_is_silent_at_the_last_look,
 }
 TOGETHER = [[name] for name in LATE] + [
     ["docker lists", "docker removes", "a container opens the card", "pages", "starts", "a stop", "memory"],
     ["docker removes", "pages", "everybody is ill", "memory", "the card"],
+    ["docker tells all", "pages", "starts", "memory", "the last look"],
 ]
 
 

@@ -1261,6 +1261,30 @@ def test_the_same_argv_of_another_user_lives_on(
     assert other.poll() is None
 
 
+@pytest.mark.parametrize(("user", "ended"), [(1000, True), (0, False)])
+def test_the_inventorys_listener_on_its_port_is_not_the_tenant(
+    script: Tenant, monkeypatch: pytest.MonkeyPatch, user: int, ended: bool
+) -> None:
+    """A proxy of root's listens for it, and for others, too."""
+    hit: list[int] = []
+    proxy = probes.ProcessId(10, 100)
+    monkeypatch.setattr(identity, "uid_of", lambda _user: 1000)
+    monkeypatch.setattr(probes, "uid", lambda _pid, *_proc: user)
+    monkeypatch.setattr(probes, "identify", lambda _pid, *_proc: proxy)
+    monkeypatch.setattr(probes, "alive", lambda _process: True)
+    monkeypatch.setattr(probes, "members", lambda _pattern: {})
+    monkeypatch.setattr(probes, "command", lambda _pid: "haproxy -f x")
+    monkeypatch.setattr(probes, "listeners", lambda **_ports: [probes.Listener(8772, 10, "haproxy -f x")])
+    monkeypatch.setattr(os, "kill", lambda pid, _number: hit.append(pid))
+    tenant = dataclasses.replace(script, process="", port=8772, listener="haproxy")
+    kind = tenants.of(known(tenant, process=proxy))
+    kind.kill()
+    assert set(hit) == ({10} if ended else set())
+    # Nor does a restore start the tenant with what only the proxy may have: its slice, limits, priority, OOM score.
+    monkeypatch.setattr(identity, "kin", lambda _pid: None)
+    assert ("identity" in kind.facts(proxy)) is ended
+
+
 # On its way.
 
 
