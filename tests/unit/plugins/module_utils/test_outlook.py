@@ -97,7 +97,7 @@ def test_the_lines_name_what_stops_what_comes_back_and_what_stays(data: dict[str
     assert found[2] == f"2. stop llamacpp (Gemma 4 E2B), expected down {down['llamacpp']:.0f} s"
     assert found[3] == "then restore in the order: llamacpp, chatterbox"
     # Docker, the longest stop and its grace, drain, two starts, A2 and its grace, the settle period, the checks.
-    assert found[4] == "a restore takes at most 497 s, including 1 s to check that every tenant stays up"
+    assert found[4] == "a restore takes at most 500 s, including 1 s to check that every tenant stays up"
     assert f"expected mute time {down['chatterbox']:.0f} s, at most 1500 s" in found
     assert f"expected blind time {down['llamacpp']:.0f} s, at most 1500 s" in found
     assert found[-1] == "untouched: nav, phone"
