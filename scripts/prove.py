@@ -371,22 +371,17 @@ class Run:
     def next_step(self) -> tuple[Step, str] | None:
         """Return a step that can begin now, and its twin.
 
-        There are as many places as cores. Steps without a twin work; steps on a twin mostly wait. So while both kinds
-        are left, one place is kept for a twin.
+        There are as many places as cores. Steps on a twin mostly wait, so one of them takes no place.
         """
-        if len(self.running) >= max(2, self.cores):
-            return None
-        pending = self.pending()
-        twins_left = any(step.twin for step in pending)
         workers = sum(not one.step.twin for one in self.running)
-        room = max(1, self.cores - 1) if twins_left or workers != len(self.running) else max(2, self.cores)
-        for step in sorted(pending, key=lambda one: not one.is_ground):
-            if not self.ready(step):
+        on_twins = len(self.running) - workers
+        room = max(2, self.cores) - workers - max(0, on_twins - 1)
+        for step in sorted(self.pending(), key=lambda one: not one.is_ground):
+            if not self.ready(step) or room < (1 if on_twins or not step.twin else 0):
                 continue
             if not step.twin:
-                if workers < room or step.is_ground:
-                    return step, ""
-            elif (twin := self.free_twin(step.twin)) is not None:
+                return step, ""
+            if (twin := self.free_twin(step.twin)) is not None:
                 return step, twin
         return None
 

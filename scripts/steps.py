@@ -249,7 +249,6 @@ STEPS: tuple[Step, ...] = (
          files=("everything",), expected_s=25),
     Step("lint", "ruff, mypy, ansible-lint, yamllint, import borders, spelling, changelog", ("scripts/lint.sh",),
          files=("everything",), expected_s=45),
-    Step("unit", "the other unit tests", ("scripts/unit.sh", "rest"), ONLY_TEST, ("tests/unit",), expected_s=240),
     Step("coverage", "all unit tests; 95 % line coverage of each file", ("scripts/unit.sh", "coverage"), ONLY_PROVE,
          ("tests/unit",), UNIT_FILES, variables={"MT_PROFILE": "short"}, expected_s=200, limit_s=2400),
     # Not measured: a trace of each line makes them several times slower.
@@ -268,6 +267,8 @@ STEPS: tuple[Step, ...] = (
          files=("trialbench", "plugins/plugin_utils/outcome.py", "plugins/module_utils/words.py", "tests/conftest.py",
                 "tests/fixtures/results/", "tests/fixtures/ground_truth/", "environment", "scripts/browser.sh"),
          expected_s=110),
+    # The last one of `make test`: it uses every core that is left.
+    Step("unit", "the other unit tests", ("scripts/unit.sh", "rest"), ONLY_TEST, ("tests/unit",), expected_s=240),
     Step("promtool", "promtool has no complaint about a run's metrics", PYTEST, ONLY_PROVE,
          ("tests/readers/test_promtool.py",),
          ("trialbench", "tests/fixtures/results/", "tests/fixtures/runs/", "tests/readers/conftest.py", "environment",

@@ -35,7 +35,7 @@ VIEWS = {
 
 
 # `make test` looks at one page in every way, and at the others in these; `make prove` looks at all in all.
-USUAL = ("light", "dark", "phone")
+USUAL = ("light", "phone")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -264,6 +264,17 @@ def test_two_steps_never_share_a_twin(checkout: Checkout) -> None:
     assert len(set(twins)) == 2
 
 
+def test_a_step_on_a_twin_begins_beside_as_many_others_as_there_are_cores(checkout: Checkout) -> None:
+    cores = max(2, os.cpu_count() or 2)
+    # Each ends when all of them have begun.
+    meet = f"[ $(ls build/met | wc -l) = {cores + 1} ] && exit"
+    words = "mkdir -p build/met; touch build/met/{}; for n in $(seq 100); do " + meet + "; sleep 0.1; done; exit 1"
+    others = [step(f"other{number}", words.format(number)) for number in range(cores)]
+    checkout.table(*others, step("twin", words.format("twin"), twin="a"))
+    code, text = checkout.run("test")
+    assert code == 0, text
+
+
 def test_one_run_at_a_time(checkout: Checkout) -> None:
     checkout.table(step("slow", SLOW))
     process = checkout.start("test")
