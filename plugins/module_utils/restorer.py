@@ -787,7 +787,7 @@ class Restorer:
         for name in (tenant.name for tenant in self.ours):
             before, now = first.get(name), last.get(name)
             if self.plan.settle_s and not (before and before.running):
-                continue  # whoever is not up after a settle period has failed in it
+                continue  # a settle period notes each tenant that is not up in it
             if now is None:
                 self.note(f"{name} is gone after the checks, or its state can't be read")
             elif not now.running:
